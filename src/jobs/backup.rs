@@ -1,0 +1,371 @@
+//! Making a backup: describe, lock, read, write, prove, commit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::chunks::Chunks;
+use super::control::{Control, Phase, deadline};
+use super::read::{self, DuplicatePolicy, Reader, Reading};
+use super::{Session, recover, verify};
+use crate::checksum::ChecksumAlgorithm;
+use crate::error::{Error, Kind, Result, internal};
+use crate::milvus::Client;
+use crate::parquet::WriteOptions;
+use crate::repository::manifest::{self, Manifest, PartitionDigest, SnapshotKind};
+use crate::repository::names::{RelativePath, index_file, now};
+use crate::repository::tables::{CHUNKS_FILE, SCHEMA_FILE};
+use crate::repository::{Attempt, BeginRequest};
+use crate::schema::{Collection, Index};
+
+/// What to back up, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // the seam's names
+pub struct BackupRequest {
+    collection_name: String,
+    #[serde(default)]
+    backup_name: Option<String>,
+    #[serde(default)]
+    backup_type: manifest::BackupType,
+    #[serde(default)]
+    partition_names: Vec<String>,
+    #[serde(default = "yes")]
+    compression_enabled: bool,
+    #[serde(default = "level")]
+    compression_level: u8,
+    #[serde(default = "chunk_size")]
+    chunk_size_mb: u64,
+    #[serde(default = "yes")]
+    include_indexes: bool,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    duplicates: DuplicatePolicy,
+    #[serde(default)]
+    prove_stable: bool,
+    #[serde(default)]
+    checksum_algorithm: ChecksumAlgorithm,
+    #[serde(default = "concurrency")]
+    max_concurrent_chunks: usize,
+    #[serde(default = "yes")]
+    verify_after: bool,
+    #[serde(default)]
+    timeout_seconds: Option<f64>,
+}
+
+fn yes() -> bool {
+    true
+}
+fn level() -> u8 {
+    6
+}
+fn chunk_size() -> u64 {
+    256
+}
+fn concurrency() -> usize {
+    4
+}
+
+/// What is known before anything is written.
+struct Plan {
+    client: Client,
+    collection: Collection,
+    indexes: Vec<Index>,
+    partitions: Vec<String>,
+    loaded_by_us: bool,
+}
+
+/// Makes a backup and answers with its metadata, warnings, the verification and the time that each phase took.
+///
+/// # Errors
+/// As in `API.md`: what was wrong with the call before work began (collection, partition, name, lock, space), and
+/// [`Kind::Backup`] and its like for what went wrong later. Nothing half-written stays, and the collection is left as
+/// loaded as it was.
+pub async fn backup(session: &Session, request: BackupRequest, control: &Control) -> Result<Value> {
+    let limit = deadline(request.timeout_seconds);
+    let about = |error: Error| as_backup_error(error, &request.collection_name);
+    control.enter(Phase::Counting);
+    let repository = session.repository()?;
+    let plan = control.guard(limit, prepare(session, &request)).await.map_err(about)?;
+    let outcome = async {
+        control.guard(limit, check_space(session, &plan)).await?;
+        let begin = BeginRequest {
+            database: plan.collection.database.clone(),
+            collection: plan.collection.name.clone(),
+            backup_name: request.backup_name.clone(),
+            algorithm: request.checksum_algorithm,
+        };
+        // Not guarded: a lock that is being taken is taken, and then given back.
+        let attempt = repository.begin(begin).await?;
+        control.begin();
+        match Box::pin(guarded(&plan, &request, &attempt, control, limit)).await {
+            Ok((manifest, warnings)) => {
+                let storage_path = attempt.storage_path();
+                Ok((attempt.commit(manifest).await?, warnings, storage_path))
+            }
+            Err(error) => {
+                control.enter(Phase::Cleaning);
+                let storage_path = attempt.storage_path();
+                attempt.abandon().await;
+                Err(error.with("storage_path", storage_path))
+            }
+        }
+    }
+    .await;
+    if plan.loaded_by_us {
+        release(&plan).await;
+    }
+    let (manifest, warnings, storage_path) = outcome.map_err(about)?;
+    let verification = if request.verify_after {
+        control.enter(Phase::Verifying);
+        let backup = repository
+            .find(manifest.backup_id.as_str(), Some(&manifest.collection_name), Some(&manifest.database))
+            .await?;
+        Some(verify::checksums(&backup, true, control).await?)
+    } else {
+        None
+    };
+    control.enter(Phase::Done);
+    let outcome = serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))?;
+    let metadata = super::metadata(&manifest, Some(&outcome), &storage_path);
+    Ok(json!({"metadata": metadata, "warnings": warnings, "verification": verification, "timings": control.timings()}))
+}
+
+/// Leaves the collection as it was found, if the server answers soon.
+async fn release(plan: &Plan) {
+    let released = tokio::time::timeout(super::CLEANUP_LIMIT / 2, plan.client.release(&plan.collection.name)).await;
+    if !matches!(released, Ok(Ok(()))) {
+        tracing::warn!(collection = plan.collection.name, "loaded for the backup, it could not be released");
+    }
+}
+
+fn as_backup_error(error: Error, collection: &str) -> Error {
+    let error = if matches!(error.kind(), Kind::Server) { error.into_kind(Kind::Backup) } else { error };
+    error.with("collection_name", collection).with("storage_type", "LOCAL_FILE")
+}
+
+async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
+    if request.chunk_size_mb == 0 || !(1..=9).contains(&request.compression_level) {
+        return Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"));
+    }
+    let client = session.client().await?;
+    recover::interrupted_restores(session, &client, None).await?;
+    let collection = client.describe(&request.collection_name).await?;
+    let wanted = wanted_partitions(&collection, request)?;
+    let indexes = client.indexes(&collection.name).await?;
+    let loaded_by_us = !client.is_loaded(&collection.name).await?;
+    if loaded_by_us {
+        client.load(&collection.name, super::LOAD_LIMIT).await.map_err(|error| {
+            error.context(format!(
+                "collection '{}' is not loaded, and rows can only be read from a loaded one",
+                collection.name
+            ))
+        })?;
+    }
+    let partitions = Reader::new(&client, &collection, 1).await?.partitions(&wanted);
+    Ok(Plan { client, collection, indexes, partitions, loaded_by_us })
+}
+
+fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result<Vec<String>> {
+    let by_name = request.backup_type == manifest::BackupType::Partition;
+    if by_name && request.partition_names.is_empty() {
+        return Err(Error::new(Kind::InvalidArgument, "a backup of type PARTITION needs partition_names"));
+    }
+    if !request.partition_names.is_empty() && collection.has_partition_key() {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!(
+                "the rows of '{}' are spread over partitions by a partition key, and Milvus reads no single one of them: back up the whole collection",
+                collection.name
+            ),
+        ));
+    }
+    if let Some(missing) = request.partition_names.iter().find(|name| !collection.partitions.contains(name)) {
+        return Err(Error::new(
+            Kind::PartitionNotFound,
+            format!(
+                "collection '{}' has no partition '{missing}'; it has: {}",
+                collection.name,
+                collection.partitions.join(", ")
+            ),
+        )
+        .with("partition_name", missing.as_str())
+        .with("available_partitions", collection.partitions.clone()));
+    }
+    Ok(request.partition_names.clone())
+}
+
+/// Refuses early where what the rows take would not fit. Compression is not counted on.
+async fn check_space(session: &Session, plan: &Plan) -> Result<()> {
+    let Some(available) = session.repository()?.store().available_bytes() else { return Ok(()) };
+    let reader = Reader::new(&plan.client, &plan.collection, 1).await?;
+    let rows: u64 = reader.counts(&plan.partitions).await?.values().sum();
+    // Vectors hardly shrink, text does: half of the estimate is what any backup takes at least.
+    let needed = rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64) / 2;
+    if needed <= available {
+        return Ok(());
+    }
+    let path = session.repository()?.store().display("");
+    Err(Error::new(
+        Kind::InsufficientStorage,
+        format!(
+            "a backup of '{}' takes about {:.2} GB at least, and {path} has {:.2} GB free. Free some space, or put the repository elsewhere",
+            plan.collection.name,
+            gigabytes(needed),
+            gigabytes(available)
+        ),
+    )
+    .with("required_bytes", needed)
+    .with("available_bytes", available)
+    .with("storage_path", path))
+}
+
+#[allow(clippy::cast_precision_loss)] // for people
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// The work between lock and commit, until it ends, is canceled, runs out of time, or the lock is lost.
+async fn guarded(
+    plan: &Plan,
+    request: &BackupRequest,
+    attempt: &Attempt,
+    control: &Control,
+    limit: Option<std::time::Instant>,
+) -> Result<(Manifest, Vec<String>)> {
+    let lost = attempt.lost();
+    let tell_progress = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            attempt.set_progress(control.percentage());
+        }
+    };
+    let work = async {
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => Err(Error::new(
+                Kind::InProgress,
+                format!("another process took over the lock of '{}' while this backup ran, as it does when it sees no sign of life for ten seconds. Run it again", plan.collection.name),
+            )),
+            outcome = write(plan, request, attempt, control) => outcome,
+            () = tell_progress => Err(internal("telling progress ended")),
+        }
+    };
+    control.guard(limit, Box::pin(work)).await
+}
+
+async fn write(
+    plan: &Plan,
+    request: &BackupRequest,
+    attempt: &Attempt,
+    control: &Control,
+) -> Result<(Manifest, Vec<String>)> {
+    let started_at = now();
+    let reader = Reader::new(&plan.client, &plan.collection, request.max_concurrent_chunks).await?;
+    let counts = reader.counts(&plan.partitions).await?;
+    let rows: u64 = counts.values().sum();
+    control.expect(rows, rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64));
+    control.enter(Phase::Reading);
+    let options = WriteOptions {
+        compression: request.compression_enabled.then_some(request.compression_level),
+        ..WriteOptions::default()
+    };
+    let chunks = Chunks::new(&plan.collection, &plan.partitions, attempt, options, request.chunk_size_mb << 20);
+    let reading = reader
+        .read(
+            &counts,
+            request.duplicates,
+            &|partition| chunks.sink(partition),
+            &async |partition: &str| chunks.discard(partition).await,
+            control,
+        )
+        .await?;
+    let ended_at = now();
+    let mut warnings = reading.warnings.clone();
+    let kind = snapshot_kind(plan, request, &reading, control, &mut warnings).await?;
+    if rows == 0 && reading.rows() == 0 {
+        warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", plan.collection.name));
+    }
+
+    control.enter(Phase::Writing);
+    let schema = serde_json::to_value(&plan.collection).map_err(|error| internal(error.to_string()))?;
+    attempt.put(&RelativePath::new(SCHEMA_FILE)?, pretty(&schema)?).await?;
+    if request.include_indexes {
+        for (field, indexes) in by_field(&plan.indexes) {
+            attempt.put(&index_file(&field)?, pretty(&json!(indexes))?).await?;
+        }
+    }
+    let table = chunks.table();
+    attempt.put(&RelativePath::new(CHUNKS_FILE)?, table.to_bytes()?.into()).await?;
+
+    let mut manifest =
+        Manifest::new(attempt.id().clone(), attempt.backup_name(), &plan.collection.database, &plan.collection.name);
+    manifest.partition_names =
+        if plan.collection.has_partition_key() { plan.collection.partitions.clone() } else { plan.partitions.clone() };
+    manifest.backup_type = request.backup_type;
+    manifest.row_count = reading.rows();
+    manifest.segment_count = table.chunks.len() as u64;
+    manifest.size_bytes = table.chunks.iter().map(|chunk| chunk.bytes).sum();
+    manifest.compression_enabled = request.compression_enabled;
+    manifest.compression_level = request.compression_level.into();
+    manifest.include_indexes = request.include_indexes;
+    plan.client.version().clone_into(&mut manifest.milvus_version);
+    manifest.tags.clone_from(&request.tags);
+    manifest.schema_snapshot = schema;
+    manifest.snapshot.kind = kind;
+    manifest.snapshot.started_at = Some(started_at);
+    manifest.snapshot.ended_at = Some(ended_at);
+    manifest.snapshot.count_before = Some(reading.partitions.values().map(|read| read.before).sum());
+    manifest.snapshot.count_after = Some(reading.partitions.values().map(|read| read.after).sum());
+    manifest.digest.partitions = digests(&reading);
+    manifest.warnings.clone_from(&warnings);
+    Ok((manifest, warnings))
+}
+
+async fn snapshot_kind(
+    plan: &Plan,
+    request: &BackupRequest,
+    reading: &Reading,
+    control: &Control,
+    warnings: &mut Vec<String>,
+) -> Result<SnapshotKind> {
+    if request.prove_stable {
+        let again =
+            read::digest(&plan.client, &plan.collection, &plan.partitions, request.max_concurrent_chunks, control)
+                .await?;
+        let same = reading
+            .partitions
+            .iter()
+            .all(|(name, read)| again.partitions.get(name).is_some_and(|second| second.set == read.set));
+        if same && !reading.writers_were_active() {
+            return Ok(SnapshotKind::Stable);
+        }
+        warnings.push(format!("a second read of '{}' gave other rows than the first: somebody is writing, and the backup is not of one moment", plan.collection.name));
+        return Ok(SnapshotKind::Fuzzy);
+    }
+    Ok(if reading.is_single_read() { SnapshotKind::Snapshot } else { SnapshotKind::Fuzzy })
+}
+
+fn digests(reading: &Reading) -> BTreeMap<String, PartitionDigest> {
+    reading
+        .partitions
+        .iter()
+        .map(|(name, read)| (name.clone(), PartitionDigest { rows: read.set.rows, digest: read.set.to_string() }))
+        .collect()
+}
+
+fn by_field(indexes: &[Index]) -> BTreeMap<String, Vec<&Index>> {
+    let mut fields: BTreeMap<String, Vec<&Index>> = BTreeMap::new();
+    for index in indexes {
+        fields.entry(index.field.clone()).or_default().push(index);
+    }
+    fields
+}
+
+fn pretty(value: &Value) -> Result<bytes::Bytes> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| internal(error.to_string()))?;
+    text.push(b'\n');
+    Ok(text.into())
+}

@@ -1,0 +1,254 @@
+//! The operations that people ask for, each in a file of its own that holds its flow: plan → work → commit. Requests
+//! and results are JSON, as they cross the seam to Python.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+
+pub mod backup;
+mod chunks;
+mod compatible;
+pub mod control;
+mod load;
+pub mod read;
+pub mod recover;
+pub mod restore;
+mod swap;
+pub mod verify;
+mod worker;
+
+pub use control::Control;
+
+use crate::error::{Error, Kind, Result};
+use crate::milvus::{Client, Retry, ServerConfig};
+use crate::repository::manifest::Manifest;
+use crate::repository::{Backup, Listed, Repository};
+
+/// How long a collection may take to load.
+const LOAD_LIMIT: Duration = Duration::from_secs(1800);
+/// How long a flush may take.
+const FLUSH_LIMIT: Duration = Duration::from_secs(600);
+/// How long cleaning up on the server may take before it is left to the next run: with the rest, within the ten
+/// seconds in which a canceled task ends.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(8);
+
+/// What a session works with: one server or none, one repository or none.
+#[derive(Deserialize)]
+pub struct SessionConfig {
+    #[serde(default)]
+    server: Option<ServerConfig>,
+    #[serde(default)]
+    repository: Option<RepositoryConfig>,
+    #[serde(default = "max_retries")]
+    max_retries: u32,
+    #[serde(default = "retry_delay")]
+    retry_delay_seconds: f64,
+}
+
+#[derive(Deserialize)]
+struct RepositoryConfig {
+    root: String,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+fn max_retries() -> u32 {
+    3
+}
+fn retry_delay() -> f64 {
+    5.0
+}
+
+/// A server and a repository to work with. Connects when first needed.
+pub struct Session {
+    server: Option<ServerConfig>,
+    repository: Option<Repository>,
+    retry: Retry,
+    client: OnceCell<Client>,
+}
+
+impl Session {
+    /// A session; nothing is connected or opened yet.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] or [`Kind::Storage`] for a repository root that cannot be one.
+    pub fn new(config: SessionConfig) -> Result<Self> {
+        let delay = Duration::try_from_secs_f64(config.retry_delay_seconds)
+            .map_err(|_| Error::new(Kind::InvalidArgument, "retry_delay_seconds has to be 0 or more"))?;
+        let repository =
+            config.repository.map(|repository| Repository::open(&repository.root, &repository.options)).transpose()?;
+        Ok(Self {
+            server: config.server,
+            repository,
+            retry: Retry { max_retries: config.max_retries, delay },
+            client: OnceCell::new(),
+        })
+    }
+
+    async fn client(&self) -> Result<Client> {
+        let Some(config) = &self.server else {
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                "this needs a Milvus server, and none was given: pass a uri, or set MILVAULT_URI",
+            ));
+        };
+        self.client.get_or_try_init(|| Client::connect(config.clone(), self.retry)).await.cloned()
+    }
+
+    fn repository(&self) -> Result<&Repository> {
+        self.repository_if_any().ok_or_else(|| {
+            Error::new(Kind::InvalidArgument, "this needs a repository, and none was given: pass its root")
+        })
+    }
+
+    fn repository_if_any(&self) -> Option<&Repository> {
+        self.repository.as_ref()
+    }
+
+    /// The database whose backups are meant: the connection's, or any where there is none.
+    fn database(&self) -> Option<&str> {
+        self.server.as_ref().map(|server| server.db_name.as_str())
+    }
+
+    /// Removes what dead runs left of a collection's backups. Not what was asked for: a repository that cannot be
+    /// written to is no reason to fail, and a run that lives is left alone.
+    async fn sweep(&self, database: &str, collection: &str) {
+        if let Some(repository) = &self.repository
+            && let Err(error) = repository.sweep(database, collection).await
+        {
+            tracing::warn!(%error, collection, "what dead runs left could not be removed");
+        }
+    }
+
+    /// A backup of the connection's database, or else of any: a restore may come from another one.
+    async fn find(&self, reference: &str, collection: Option<&str>) -> Result<Backup> {
+        let repository = self.repository()?;
+        match repository.find(reference, collection, self.database()).await {
+            Err(error) if error.kind() == Kind::BackupNotFound => repository.find(reference, collection, None).await,
+            outcome => outcome,
+        }
+    }
+}
+
+/// A manifest as Python's `BackupMetadata` reads it.
+fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &str) -> Value {
+    let mut value = serde_json::to_value(manifest).unwrap_or_default();
+    let verified = verification.is_some_and(|outcome| outcome.get("success") == Some(&Value::Bool(true)));
+    value["is_verified"] = verified.into();
+    if verified {
+        value["state"] = "VERIFIED".into(); // the manifest itself never changes: that the backup is whole stays true
+    }
+    value["last_verified_at"] =
+        verification.filter(|_| verified).and_then(|outcome| outcome.get("verified_at")).cloned().unwrap_or_default();
+    value["storage_path"] = storage_path.into();
+    value
+}
+
+fn listed(entry: &Listed) -> Value {
+    metadata(&entry.manifest, entry.verification.as_ref(), &entry.storage_path)
+}
+
+/// Runs an operation by its name. The names and shapes are those of `python/milvault/_core.pyi`.
+///
+/// # Errors
+/// Each operation's own; [`Kind::InvalidArgument`] for a name or a request that is none.
+pub async fn run(session: &Session, operation: &str, request: &str, control: &Control) -> Result<Value> {
+    match operation {
+        "backup" => backup::backup(session, parse(operation, request)?, control).await,
+        "restore" => restore::restore(session, parse(operation, request)?, control).await,
+        "verify" => verify::verify(session, parse(operation, request)?, control).await,
+        "list" => control.guard(None, list(session, parse(operation, request)?)).await,
+        "get" => control.guard(None, get(session, parse(operation, request)?)).await,
+        "delete" => delete(session, parse(operation, request)?).await,
+        "server_info" => {
+            let client = control.guard(None, session.client()).await?;
+            Ok(json!({"version": client.version(), "kind": client.kind().name(), "uri": client.label()}))
+        }
+        "list_collections" => {
+            control.guard(None, async { Ok(json!(session.client().await?.collections().await?)) }).await
+        }
+        "has_collection" => {
+            let named: Named = parse(operation, request)?;
+            control
+                .guard(None, async { Ok(json!(session.client().await?.exists(&named.collection_name).await?)) })
+                .await
+        }
+        "describe_collection" => control.guard(None, describe(session, parse(operation, request)?)).await,
+        "drop_collection" => {
+            let named: Named = parse(operation, request)?;
+            session.client().await?.drop_collection(&named.collection_name).await?;
+            Ok(Value::Null)
+        }
+        _ => Err(Error::new(Kind::InvalidArgument, format!("there is no operation '{operation}'"))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(operation: &str, request: &str) -> Result<T> {
+    serde_json::from_str(request).map_err(|error| {
+        Error::new(Kind::InvalidArgument, format!("the request for '{operation}' is not right: {error}"))
+    })
+}
+
+#[derive(Deserialize)]
+struct Named {
+    collection_name: String,
+}
+
+#[derive(Deserialize)]
+struct Which {
+    backup: String,
+    #[serde(default)]
+    collection_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    #[serde(default)]
+    collection_name: Option<String>,
+    #[serde(default)]
+    database: Option<String>,
+}
+
+async fn list(session: &Session, filter: Filter) -> Result<Value> {
+    let database = filter.database.as_deref().or(session.database());
+    let listing = session.repository()?.list(database, filter.collection_name.as_deref()).await?;
+    for damaged in &listing.damaged {
+        tracing::warn!(backup_id = %damaged.backup_id, path = damaged.storage_path, error = %damaged.error, "a backup's manifest cannot be read: it is not listed");
+    }
+    Ok(Value::Array(listing.backups.iter().map(listed).collect()))
+}
+
+async fn get(session: &Session, which: Which) -> Result<Value> {
+    let backup = session.find(&which.backup, which.collection_name.as_deref()).await?;
+    let verification = backup.verification().await;
+    Ok(metadata(backup.manifest(), verification.as_ref(), backup.storage_path()))
+}
+
+async fn delete(session: &Session, which: Which) -> Result<Value> {
+    if let Some(collection) = &which.collection_name {
+        session.sweep(session.database().unwrap_or("default"), collection).await;
+    }
+    session.repository()?.delete(&which.backup, which.collection_name.as_deref(), session.database()).await?;
+    Ok(Value::Bool(true))
+}
+
+async fn describe(session: &Session, named: Named) -> Result<Value> {
+    let client = session.client().await?;
+    let collection = client.describe(&named.collection_name).await?;
+    let indexes = client.indexes(&named.collection_name).await?;
+    // A collection that is not loaded cannot be counted by a query.
+    let rows = if client.is_loaded(&named.collection_name).await? {
+        let reader = read::Reader::new(&client, &collection, 1).await?;
+        Some(reader.counts(&reader.partitions(&[])).await?.values().sum::<u64>())
+    } else {
+        None
+    };
+    let mut value = serde_json::to_value(&collection).unwrap_or_default();
+    value["indexes"] = json!(indexes);
+    value["row_count"] = json!(rows);
+    Ok(value)
+}

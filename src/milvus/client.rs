@@ -1,0 +1,383 @@
+//! A connection: address, credentials, database, deadlines, and retries of what is safe to repeat.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use super::channel::{Credentials, endpoint};
+use super::proto;
+use super::proto::milvus_service_client::MilvusServiceClient;
+use super::status;
+use crate::error::{Error, Kind, Result};
+
+/// The largest answer taken. 2.3.5 sends at most 64 MiB, Milvus Lite 256 MiB.
+const MAX_ANSWER_BYTES: usize = 512 << 20;
+
+/// Where a server is and how to talk to it.
+#[derive(Clone, Deserialize)]
+pub struct ServerConfig {
+    /// `http://host:port`, or `https://` for TLS.
+    pub uri: String,
+    /// What people call it, and what journals know it by: the address, or the path of a Milvus Lite file.
+    pub label: String,
+    /// An API key, or `user:password`.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// User name, where no token is given.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The user's password.
+    #[serde(default)]
+    pub password: Option<String>,
+    /// The database; `default` where unsaid.
+    #[serde(default = "default_database")]
+    pub db_name: String,
+    /// A PEM file with the authority to trust instead of the system's.
+    #[serde(default)]
+    pub ca_file: Option<String>,
+    /// A PEM file with our certificate, where the server wants one.
+    #[serde(default)]
+    pub cert_file: Option<String>,
+    /// The PEM file of its key.
+    #[serde(default)]
+    pub key_file: Option<String>,
+    /// The name that the server's certificate must bear, where it is not the host's.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// How long connecting may take, in seconds.
+    #[serde(default = "default_connect_timeout")]
+    pub connect_timeout_seconds: f64,
+    /// How long one call may take, in seconds.
+    #[serde(default = "default_request_timeout")]
+    pub request_timeout_seconds: f64,
+}
+
+fn default_database() -> String {
+    "default".to_owned()
+}
+fn default_connect_timeout() -> f64 {
+    10.0
+}
+fn default_request_timeout() -> f64 {
+    120.0
+}
+
+/// How often, and after what pause, a call that may succeed on repetition is repeated.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// Repetitions after the first attempt.
+    pub max_retries: u32,
+    /// The first pause; doubled each time, at most 60 s, with jitter of ±50 %.
+    pub delay: Duration,
+}
+
+impl Retry {
+    /// The pause before repetition number `attempt` (from 0).
+    pub(crate) fn pause(&self, attempt: u32) -> Duration {
+        let full = self.delay.saturating_mul(1 << attempt.min(10)).min(Duration::from_secs(60));
+        full.mul_f64(rand::random_range(0.5..1.5))
+    }
+}
+
+/// Which sort of server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerKind {
+    /// Milvus Lite: in-process or over TCP.
+    Lite,
+    /// Milvus standalone or cluster.
+    Server,
+}
+
+impl ServerKind {
+    /// The word for it in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lite => "lite",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// A closure that makes one call with a copy of the request, for [`Client::ask`] and its sisters.
+macro_rules! rpc {
+    ($method:ident, $request:expr) => {
+        |mut service| {
+            let request = $request.clone();
+            async move { service.$method(request).await }
+        }
+    };
+}
+pub(super) use rpc;
+
+pub(super) type Service = InterceptedService<Channel, Credentials>;
+
+/// A connection to one database of a Milvus server. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: MilvusServiceClient<Service>,
+    config: ServerConfig,
+    retry: Retry,
+    version: String,
+    kind: ServerKind,
+    allocates_timestamps: AtomicBool,
+}
+
+impl Client {
+    /// Connects, says who we are, and asks for the version.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] where nothing answers, TLS fails or the credentials are refused; [`Kind::InvalidArgument`] for
+    /// an address or certificate that cannot be read.
+    pub async fn connect(config: ServerConfig, retry: Retry) -> Result<Self> {
+        let endpoint = endpoint(&config).await?;
+        let doing = "connecting";
+        let limit = Duration::from_secs_f64(config.connect_timeout_seconds);
+        let channel = tokio::time::timeout(limit, endpoint.connect())
+            .await
+            .map_err(|_| unreachable_server(&config, "no answer in time"))?
+            .map_err(|error| unreachable_server(&config, &crate::error::chain(&error)))?;
+        let credentials = Credentials::new(&config)?;
+        let service = MilvusServiceClient::with_interceptor(channel, credentials)
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+            .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let mut first = service.clone();
+        let hello = proto::ConnectRequest { client_info: Some(client_info(&config)) };
+        let answer = deadline(&config, doing, first.connect(hello)).await?;
+        status::check(answer.status.as_ref(), doing)?;
+        let version = deadline(&config, doing, first.get_version(proto::Empty {})).await?;
+        status::check(version.status.as_ref(), doing)?;
+        let embedded = answer.server_info.is_some_and(|info| info.deploy_mode == "embedded");
+        let kind =
+            if embedded || version.version.starts_with("milvus_lite") { ServerKind::Lite } else { ServerKind::Server };
+        let inner = Inner {
+            service,
+            config,
+            retry,
+            version: version.version,
+            kind,
+            allocates_timestamps: AtomicBool::new(true),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The version that the server told.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    /// Which sort of server it is.
+    #[must_use]
+    pub fn kind(&self) -> ServerKind {
+        self.inner.kind
+    }
+
+    /// The database that this connection works in.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.inner.config.db_name
+    }
+
+    /// What people call the server.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.inner.config.label
+    }
+
+    /// The rules for repetition.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        self.inner.retry
+    }
+
+    /// A timestamp of the server's own clock: reads that are to see at least it see all that was written before this
+    /// call. 0, which means "strongly consistent" to Milvus, where the server gives out none (Milvus Lite).
+    pub async fn read_timestamp(&self) -> Result<u64> {
+        // Lite is not even asked: embedded, it would log the unknown call into its user's own process.
+        if self.kind() == ServerKind::Lite || !self.inner.allocates_timestamps.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let doing = "asking for a timestamp";
+        match self.call(doing, rpc!(alloc_timestamp, proto::Empty {})).await {
+            Ok(answer) => {
+                status::check(answer.status.as_ref(), doing)?;
+                Ok(answer.timestamp)
+            }
+            Err(error) if status::unimplemented(&error) => {
+                self.inner.allocates_timestamps.store(false, Ordering::Relaxed);
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One attempt at a call, under its deadline.
+    pub(super) async fn call_once<T, F>(
+        &self,
+        doing: &str,
+        send: impl FnOnce(MilvusServiceClient<Service>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        deadline(&self.inner.config, doing, send(self.inner.service.clone())).await
+    }
+
+    /// A call that is safe to repeat: transport failures are retried. What the answer's own status says is the
+    /// caller's to check; use [`Client::ask`] to retry that too.
+    pub(super) async fn call<T, F>(&self, doing: &str, send: impl Fn(MilvusServiceClient<Service>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.retried(|| self.call_once(doing, &send)).await
+    }
+
+    /// A call that is safe to repeat and whose answer carries a status: both are checked, and retried where it may help.
+    pub(super) async fn ask<T: HasStatus, F>(
+        &self,
+        doing: &str,
+        send: impl Fn(MilvusServiceClient<Service>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.retried(|| async {
+            let answer = self.call_once(doing, &send).await?;
+            status::check(answer.status(), doing)?;
+            Ok(answer)
+        })
+        .await
+    }
+
+    async fn retried<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
+        let mut number = 0;
+        loop {
+            match attempt().await {
+                Err(error) if error.is_temporary() && number < self.inner.retry.max_retries => {
+                    let pause = self.inner.retry.pause(number);
+                    tracing::warn!(error = %error, pause_ms = pause.as_millis(), "a call failed and will be repeated");
+                    tokio::time::sleep(pause).await;
+                    number += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// An answer that says how the call went.
+pub(super) trait HasStatus {
+    fn status(&self) -> Option<&proto::Status>;
+}
+
+impl HasStatus for proto::Status {
+    fn status(&self) -> Option<&proto::Status> {
+        Some(self)
+    }
+}
+
+macro_rules! has_status {
+    ($($answer:ident),* $(,)?) => {$(
+        impl HasStatus for proto::$answer {
+            fn status(&self) -> Option<&proto::Status> {
+                self.status.as_ref()
+            }
+        }
+    )*};
+}
+has_status!(
+    DescribeCollectionResponse,
+    DescribeIndexResponse,
+    FlushResponse,
+    GetFlushStateResponse,
+    ListAliasesResponse,
+    ListDatabasesResponse,
+    LoadStateResponse,
+    LoadingProgressResponse,
+    MutationResult,
+    QueryResults,
+    ShowCollectionsResponse,
+    ShowPartitionsResponse,
+);
+
+async fn deadline<T>(
+    config: &ServerConfig,
+    doing: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T> {
+    match tokio::time::timeout(Duration::from_secs_f64(config.request_timeout_seconds), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(failed)) => Err(status::call_failed(&failed, doing, &config.label)),
+        Err(_) => Err(status::call_failed(&Status::deadline_exceeded("no answer in time"), doing, &config.label)),
+    }
+}
+
+fn unreachable_server(config: &ServerConfig, why: &str) -> Error {
+    Error::new(
+        Kind::Server,
+        format!(
+            "cannot connect to Milvus at {} ({why}). Is the server running, and are address, port and TLS right?",
+            config.label
+        ),
+    )
+    .with("uri", config.label.as_str())
+    .temporary()
+}
+
+fn client_info(config: &ServerConfig) -> proto::ClientInfo {
+    proto::ClientInfo {
+        sdk_type: "Rust".to_owned(),
+        sdk_version: concat!("milvault-", env!("CARGO_PKG_VERSION")).to_owned(),
+        local_time: chrono::Utc::now().to_rfc3339(),
+        user: config.user.clone().unwrap_or_default(),
+        host: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(uri: &str) -> ServerConfig {
+        serde_json::from_value(serde_json::json!({"uri": uri, "label": uri, "connect_timeout_seconds": 2.0})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_told_with_the_address() {
+        let error = Client::connect(config("http://127.0.0.1:9"), Retry { max_retries: 0, delay: Duration::ZERO })
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(error.kind(), Kind::Server);
+        assert!(error.message().contains("http://127.0.0.1:9"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_without_scheme_is_refused_with_the_way_out() {
+        let error = Client::connect(config("localhost:19530"), Retry { max_retries: 0, delay: Duration::ZERO })
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.message().contains("http://host:port"), "{error}");
+    }
+
+    #[test]
+    fn pauses_double_and_end_at_a_minute() {
+        let retry = Retry { max_retries: 9, delay: Duration::from_secs(5) };
+        assert!(retry.pause(0) <= Duration::from_secs_f64(7.5));
+        assert!(retry.pause(9) <= Duration::from_secs(90));
+        assert!(retry.pause(1) >= Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,199 @@
+//! The wire's description of a collection ⇄ our model of it.
+
+use std::collections::BTreeMap;
+
+use super::proto;
+use crate::error::{Error, Kind, Result};
+use crate::schema::{Collection, CollectionSchema, DYNAMIC_FIELD, DataType, DefaultValue, Field, Function, Index};
+
+/// Milvus numbers users' fields from here; Milvus Lite tells no ids, so its fields are numbered the same way.
+const FIRST_FIELD_ID: i64 = 100;
+
+/// Reads a description. Partitions and aliases are the caller's to add where the answer lacks them.
+pub(super) fn collection(database: &str, answer: proto::DescribeCollectionResponse, name: &str) -> Result<Collection> {
+    let wire = answer.schema.ok_or_else(|| {
+        Error::new(Kind::Server, format!("the server described collection '{name}' without a schema"))
+    })?;
+    if let Some(array) = wire.struct_array_fields.first() {
+        return Err(incompatible(
+            name,
+            format!("field '{}' is an array of structs, which this version does not read", array.name),
+        ));
+    }
+    let outputs: Vec<String> = wire.functions.iter().flat_map(|function| function.output_field_names.clone()).collect();
+    let mut fields = Vec::with_capacity(wire.fields.len() + 1);
+    for (position, field) in wire.fields.into_iter().enumerate() {
+        fields.push(read_field(name, position, field, &outputs)?);
+    }
+    if wire.enable_dynamic_field && !fields.iter().any(|field| field.dynamic) {
+        fields.push(dynamic_field(&fields));
+    }
+    Ok(Collection {
+        name: name.to_owned(),
+        database: database.to_owned(),
+        schema: CollectionSchema {
+            description: wire.description,
+            enable_dynamic_field: wire.enable_dynamic_field,
+            fields,
+            functions: wire.functions.into_iter().map(read_function).collect(),
+        },
+        partitions: Vec::new(),
+        shards: answer.shards_num.max(1),
+        consistency_level: answer.consistency_level,
+        properties: pairs(answer.properties),
+        aliases: answer.aliases,
+    })
+}
+
+fn incompatible(collection: &str, reason: String) -> Error {
+    Error::new(Kind::SchemaIncompatible, format!("collection '{collection}': {reason}"))
+        .with("collection_name", collection)
+        .with("incompatibilities", vec![reason])
+}
+
+fn read_field(collection: &str, position: usize, wire: proto::FieldSchema, outputs: &[String]) -> Result<Field> {
+    let unknown = |number| {
+        incompatible(
+            collection,
+            format!("field '{}' has type number {number}, which this version does not know", wire.name),
+        )
+    };
+    let data_type = DataType::from_number(wire.data_type).ok_or_else(|| unknown(wire.data_type))?;
+    let element_type = match data_type {
+        DataType::Array => Some(DataType::from_number(wire.element_type).ok_or_else(|| unknown(wire.element_type))?),
+        _ => None,
+    };
+    let id = if wire.field_id > 0 { wire.field_id } else { FIRST_FIELD_ID + i64::try_from(position).unwrap_or(0) };
+    Ok(Field {
+        id,
+        function_output: wire.is_function_output || outputs.contains(&wire.name),
+        name: wire.name,
+        description: wire.description,
+        data_type,
+        element_type,
+        primary_key: wire.is_primary_key,
+        auto_id: wire.auto_id,
+        partition_key: wire.is_partition_key,
+        clustering_key: wire.is_clustering_key,
+        nullable: wire.nullable,
+        dynamic: wire.is_dynamic,
+        default_value: wire.default_value.and_then(read_default),
+        params: pairs(wire.type_params),
+    })
+}
+
+/// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
+fn dynamic_field(fields: &[Field]) -> Field {
+    Field {
+        id: fields.iter().map(|field| field.id + 1).max().unwrap_or(FIRST_FIELD_ID),
+        name: DYNAMIC_FIELD.to_owned(),
+        description: String::new(),
+        data_type: DataType::Json,
+        element_type: None,
+        primary_key: false,
+        auto_id: false,
+        partition_key: false,
+        clustering_key: false,
+        nullable: false,
+        dynamic: true,
+        function_output: false,
+        default_value: None,
+        params: BTreeMap::new(),
+    }
+}
+
+fn read_default(wire: proto::ValueField) -> Option<DefaultValue> {
+    use proto::value_field::Data;
+    Some(match wire.data? {
+        Data::BoolData(value) => DefaultValue::Bool(value),
+        Data::IntData(value) => DefaultValue::Int(value),
+        Data::LongData(value) => DefaultValue::Long(value),
+        Data::FloatData(value) => DefaultValue::FloatBits(value.to_bits()),
+        Data::DoubleData(value) => DefaultValue::DoubleBits(value.to_bits()),
+        Data::StringData(value) => DefaultValue::String(value),
+        Data::BytesData(value) => DefaultValue::Bytes(value.to_vec()),
+        Data::TimestamptzData(value) => DefaultValue::Timestamptz(value),
+    })
+}
+
+fn write_default(value: &DefaultValue) -> proto::ValueField {
+    use proto::value_field::Data;
+    let data = match value {
+        DefaultValue::Bool(value) => Data::BoolData(*value),
+        DefaultValue::Int(value) => Data::IntData(*value),
+        DefaultValue::Long(value) => Data::LongData(*value),
+        DefaultValue::FloatBits(bits) => Data::FloatData(f32::from_bits(*bits)),
+        DefaultValue::DoubleBits(bits) => Data::DoubleData(f64::from_bits(*bits)),
+        DefaultValue::String(value) => Data::StringData(value.clone()),
+        DefaultValue::Bytes(value) => Data::BytesData(value.clone().into()),
+        DefaultValue::Timestamptz(value) => Data::TimestamptzData(*value),
+    };
+    proto::ValueField { data: Some(data) }
+}
+
+fn read_function(wire: proto::FunctionSchema) -> Function {
+    Function {
+        name: wire.name,
+        description: wire.description,
+        function_type: wire.r#type,
+        inputs: wire.input_field_names,
+        outputs: wire.output_field_names,
+        params: pairs(wire.params),
+    }
+}
+
+/// The schema as `CreateCollection` wants it: without `$meta`, which the server adds itself.
+pub(super) fn schema_to_wire(name: &str, schema: &CollectionSchema) -> proto::CollectionSchema {
+    let fields = schema.fields.iter().filter(|field| !field.dynamic);
+    proto::CollectionSchema {
+        name: name.to_owned(),
+        description: schema.description.clone(),
+        auto_id: schema.fields.iter().any(|field| field.auto_id),
+        enable_dynamic_field: schema.enable_dynamic_field,
+        fields: fields.map(field_to_wire).collect(),
+        functions: schema.functions.iter().map(function_to_wire).collect(),
+        ..Default::default()
+    }
+}
+
+fn field_to_wire(field: &Field) -> proto::FieldSchema {
+    proto::FieldSchema {
+        field_id: field.id,
+        name: field.name.clone(),
+        is_primary_key: field.primary_key,
+        description: field.description.clone(),
+        data_type: field.data_type.number(),
+        type_params: pairs_to_wire(&field.params),
+        auto_id: field.auto_id,
+        element_type: field.element_type.map_or(0, DataType::number),
+        default_value: field.default_value.as_ref().map(write_default),
+        is_partition_key: field.partition_key,
+        is_clustering_key: field.clustering_key,
+        nullable: field.nullable,
+        is_function_output: field.function_output,
+        ..Default::default()
+    }
+}
+
+fn function_to_wire(function: &Function) -> proto::FunctionSchema {
+    proto::FunctionSchema {
+        name: function.name.clone(),
+        description: function.description.clone(),
+        r#type: function.function_type,
+        input_field_names: function.inputs.clone(),
+        output_field_names: function.outputs.clone(),
+        params: pairs_to_wire(&function.params),
+    }
+}
+
+pub(super) fn index(wire: proto::IndexDescription) -> Index {
+    Index { name: wire.index_name, field: wire.field_name, params: pairs(wire.params) }
+}
+
+fn pairs(wire: Vec<proto::KeyValuePair>) -> BTreeMap<String, String> {
+    wire.into_iter().map(|pair| (pair.key, pair.value)).collect()
+}
+
+pub(super) fn pairs_to_wire(pairs: &BTreeMap<String, String>) -> Vec<proto::KeyValuePair> {
+    pairs.iter().map(|(key, value)| proto::KeyValuePair { key: key.clone(), value: value.clone() }).collect()
+}

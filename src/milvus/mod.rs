@@ -1,0 +1,30 @@
+//! A Milvus server over gRPC: connecting, describing, scanning, writing. It never sees a file.
+//!
+//! What leaves this module is [`crate::schema`]'s model and Arrow record batches; protobuf stays inside. Facts about
+//! servers are named with the version that they were measured on: Milvus 2.3.5 and Milvus Lite 3.2.2.
+
+mod admin;
+mod channel;
+mod client;
+mod decode;
+mod describe;
+mod duplicates;
+mod encode;
+mod key;
+mod scan;
+mod status;
+#[cfg(test)]
+mod wire_tests;
+mod write;
+
+pub use client::{Client, Retry, ServerConfig, ServerKind};
+pub use duplicates::{Duplicates, duplicates};
+pub use key::{Key, KeyRange};
+pub use scan::{ScanRequest, Scanner, split};
+pub use write::{InsertRequest, Inserter};
+
+/// What protobuf's compiler made of `proto/milvus.proto`; seen in this module alone.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+mod proto {
+    tonic::include_proto!("milvus.proto.milvus");
+}

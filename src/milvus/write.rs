@@ -1,0 +1,208 @@
+//! Inserting rows: several requests in flight, and every batch in exactly once.
+//!
+//! An answer that is lost (deadline, broken connection) leaves open whether the rows are in. Such a batch is set aside;
+//! when the stream is quiet, its keys are deleted and it is inserted again. Whether that went right is not assumed: the
+//! caller proves the whole by digest.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use tokio::task::JoinSet;
+
+use super::client::{Client, rpc};
+use super::duplicates::keys;
+use super::{encode, key, proto, status};
+use crate::error::{Error, Kind, Result, internal};
+use crate::schema::CollectionSchema;
+
+/// How many batches of unknown outcome are kept before they are settled.
+const MAX_UNSETTLED: usize = 8;
+/// Keys in one delete.
+const KEYS_A_DELETE: usize = 1_000;
+
+/// Where rows go.
+#[derive(Debug, Clone)]
+pub struct InsertRequest {
+    /// The collection.
+    pub collection: String,
+    /// Its schema.
+    pub schema: Arc<CollectionSchema>,
+}
+
+struct Batch {
+    partition: Option<String>,
+    rows: RecordBatch,
+}
+
+enum Outcome {
+    Inserted(u64),
+    Unknown(Batch, Error),
+    Failed(Error),
+}
+
+/// Inserts batches in the order in which they finish. Dropped before [`Inserter::finish`], it stops sending.
+pub struct Inserter {
+    client: Client,
+    request: InsertRequest,
+    running: JoinSet<Outcome>,
+    max_in_flight: usize,
+    unsettled: Vec<(Batch, Error)>,
+    inserted: u64,
+}
+
+impl Inserter {
+    /// An inserter with up to `max_in_flight` requests on their way at once (at least 1; 2 keep a 2.3.5 busy).
+    #[must_use]
+    pub fn new(client: Client, request: InsertRequest, max_in_flight: usize) -> Self {
+        Self {
+            client,
+            request,
+            running: JoinSet::new(),
+            max_in_flight: max_in_flight.max(1),
+            unsettled: Vec::new(),
+            inserted: 0,
+        }
+    }
+
+    /// Rows that are known to be in.
+    #[must_use]
+    pub fn inserted(&self) -> u64 {
+        self.inserted
+    }
+
+    /// Sends a batch, waiting for room where as many as may be are on their way.
+    ///
+    /// # Errors
+    /// What the server said of this or an earlier batch.
+    pub async fn push(&mut self, partition: Option<String>, rows: RecordBatch) -> Result<()> {
+        while self.running.len() >= self.max_in_flight {
+            self.reap().await?;
+        }
+        if self.unsettled.len() >= MAX_UNSETTLED {
+            self.settle().await?;
+        }
+        let (client, request) = (self.client.clone(), self.request.clone());
+        self.running.spawn(async move { insert(&client, &request, Batch { partition, rows }).await });
+        Ok(())
+    }
+
+    /// Waits until every row is in, and tells how many.
+    pub async fn finish(mut self) -> Result<u64> {
+        self.settle().await?;
+        Ok(self.inserted)
+    }
+
+    async fn reap(&mut self) -> Result<()> {
+        let Some(ended) = self.running.join_next().await else { return Ok(()) };
+        match ended.map_err(|error| internal(format!("the task that inserts ended: {error}")))? {
+            Outcome::Inserted(rows) => self.inserted += rows,
+            Outcome::Unknown(batch, error) => self.unsettled.push((batch, error)),
+            Outcome::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        while !self.running.is_empty() {
+            self.reap().await?;
+        }
+        let mut attempt = 0;
+        while let Some((batch, error)) = self.unsettled.pop() {
+            if attempt >= self.client.retry().max_retries {
+                return Err(error.context("some rows could not be inserted for sure"));
+            }
+            tracing::warn!(error = %error, rows = batch.rows.num_rows(), "an insert's outcome is unknown: its keys are deleted and inserted again");
+            tokio::time::sleep(self.client.retry().pause(attempt)).await;
+            delete(&self.client, &self.request, &batch).await?;
+            match insert(&self.client, &self.request, batch).await {
+                Outcome::Inserted(rows) => {
+                    self.inserted += rows;
+                    attempt = 0;
+                }
+                Outcome::Unknown(batch, error) => {
+                    self.unsettled.push((batch, error));
+                    attempt += 1;
+                }
+                Outcome::Failed(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Inserts one batch. A refusal that says "later" is repeated, as nothing was taken; one too large for a message is
+/// halved.
+async fn insert(client: &Client, request: &InsertRequest, batch: Batch) -> Outcome {
+    let doing = format!("inserting into '{}'", request.collection);
+    let mut todo = vec![batch.rows.clone()];
+    let mut inserted = 0;
+    let mut attempt = 0;
+    while let Some(rows) = todo.pop() {
+        let count = rows.num_rows();
+        if count == 0 {
+            continue;
+        }
+        let fields_data = match encode::fields(&request.schema, &rows) {
+            Ok(fields) => fields,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let message = proto::InsertRequest {
+            db_name: client.db(),
+            collection_name: request.collection.clone(),
+            partition_name: batch.partition.clone().unwrap_or_default(),
+            fields_data,
+            num_rows: u32::try_from(count).unwrap_or(u32::MAX),
+        };
+        let answer = match client.call_once(&doing, rpc!(insert, message)).await {
+            Ok(answer) => answer,
+            Err(error) if status::too_large(&error) && count > 1 => {
+                todo.push(rows.slice(count / 2, count - count / 2));
+                todo.push(rows.slice(0, count / 2));
+                continue;
+            }
+            Err(error) if error.is_temporary() => return Outcome::Unknown(batch, error),
+            Err(error) => return Outcome::Failed(error),
+        };
+        match status::check(answer.status.as_ref(), &doing) {
+            Ok(()) => {}
+            Err(error) if error.is_temporary() && attempt < client.retry().max_retries => {
+                tokio::time::sleep(client.retry().pause(attempt)).await;
+                attempt += 1;
+                todo.push(rows);
+                continue;
+            }
+            Err(error) => return Outcome::Failed(error),
+        }
+        if !answer.err_index.is_empty() || answer.insert_cnt != i64::from(message_rows(count)) {
+            return Outcome::Failed(Error::new(
+                Kind::Server,
+                format!(
+                    "{doing}: the server took {} of {count} rows and refused {}",
+                    answer.insert_cnt,
+                    answer.err_index.len()
+                ),
+            ));
+        }
+        inserted += u64::try_from(count).unwrap_or(0);
+    }
+    Outcome::Inserted(inserted)
+}
+
+fn message_rows(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+async fn delete(client: &Client, request: &InsertRequest, batch: &Batch) -> Result<()> {
+    let name = &request.schema.primary_key()?.name;
+    let column = batch.rows.column_by_name(name).ok_or_else(|| internal("the rows to insert have no keys"))?;
+    for some in keys(column)?.chunks(KEYS_A_DELETE) {
+        let message = proto::DeleteRequest {
+            db_name: client.db(),
+            collection_name: request.collection.clone(),
+            partition_name: batch.partition.clone().unwrap_or_default(),
+            expr: key::one_of(name, some),
+        };
+        client.ask("deleting rows whose insertion is in doubt", rpc!(delete, message)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! A look at page headers before the Parquet crate allocates what they ask for.
+//!
+//! A page says how large it is unpacked, and the crate takes its word. What our writer makes stays far below the
+//! ceilings here; a larger number is damage, or a trap.
+
+use parquet::file::metadata::ParquetMetaData;
+
+use super::source::Source;
+
+/// No page is larger unpacked. The writer's pages end near 1 MiB; a single row group has about 16 MiB of rows.
+const PAGE_CEILING: u64 = 512 << 20;
+/// Enough for the three numbers that a page header begins with.
+const HEADER_START: u64 = 32;
+
+/// Checks all pages of a row group, found by the offset index that reading goes by.
+///
+/// # Errors
+/// What is wrong, for a person.
+pub(super) fn check(source: &Source, metadata: &ParquetMetaData, row_group: usize) -> Result<(), String> {
+    let index = metadata.page_index().ok_or("the file has no offset index")?;
+    for (leaf, column) in metadata.row_group(row_group).columns().iter().enumerate() {
+        let pages = index
+            .page_locations(row_group, leaf)
+            .ok_or_else(|| format!("column {} has no offset index", column.column_path()))?;
+        let dictionary = column.dictionary_page_offset();
+        for offset in dictionary.into_iter().chain(pages.iter().map(|page| page.offset)) {
+            let at = u64::try_from(offset).map_err(|_| format!("a page lies at {offset}"))?;
+            let start = source.read_up_to(at, HEADER_START).map_err(|error| error.to_string())?;
+            let size = unpacked_size(&start).ok_or_else(|| format!("no page begins at byte {at}"))?;
+            if size > PAGE_CEILING {
+                return Err(format!("the page at byte {at} claims {size} bytes"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `uncompressed_page_size` of a page header in Thrift's compact protocol: field 2, an i32, after field 1, the page type.
+/// 0x15 introduces both: the next field, of type i32. None where it is not so, or the size is negative.
+fn unpacked_size(header: &[u8]) -> Option<u64> {
+    let (_, header) = varint(header.strip_prefix(&[0x15])?)?;
+    let (zigzag, _) = varint(header.strip_prefix(&[0x15])?)?;
+    (zigzag & 1 == 0).then_some(zigzag >> 1)
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut number = 0;
+    for (index, byte) in bytes.iter().take(5).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((number, &bytes[index + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_is_the_second_number() {
+        assert_eq!(unpacked_size(&[0x15, 0x00, 0x15, 0x80, 0x01, 0x15, 0x02]), Some(64));
+        assert_eq!(unpacked_size(&[0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]), Some(0x7fff_ffff));
+    }
+
+    #[test]
+    fn anything_else_is_no_header() {
+        for bytes in
+            [&[][..], &[0x15], &[0x16, 0, 0x15, 0], &[0x15, 0, 0x15, 0x01], &[0x15, 0x80, 0x80, 0x80, 0x80, 0x80]]
+        {
+            assert_eq!(unpacked_size(bytes), None);
+        }
+    }
+}

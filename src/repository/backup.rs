@@ -1,0 +1,251 @@
+//! One committed backup: its manifest, and its other files, each checked before it is used.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::checksum::ChecksumAlgorithm;
+use crate::error::{Error, Kind, Result, internal};
+
+use super::catalog::{path_in, verification};
+use super::manifest::{self, Manifest};
+use super::names::{BackupId, RelativePath};
+use super::store::{Store, blocking};
+use super::tables::{
+    self, CHECKSUMS_FILE, CHUNKS_FILE, Checksums, ChunkTable, FileSum, SCHEMA_FILE, VERIFICATION_FILE,
+};
+
+/// The longest `schema.json` or index file that is read.
+const SMALL: u64 = 16 << 20;
+
+/// A committed backup. Cheap to clone.
+#[derive(Clone)]
+pub struct Backup {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    folder: String,
+    manifest: Manifest,
+    storage_path: String,
+    checksums: OnceCell<Arc<Checksums>>,
+}
+
+/// A file of a backup, to be read at random.
+#[derive(Clone)]
+pub struct BackupFile {
+    store: Store,
+    path: RelativePath,
+    local: Option<PathBuf>,
+    size: u64,
+}
+
+impl Backup {
+    pub(super) fn new(store: Store, folder: String, manifest: Manifest) -> Self {
+        let storage_path = store.display(&format!("{folder}/{}", manifest.backup_id));
+        Self { inner: Arc::new(Inner { store, folder, manifest, storage_path, checksums: OnceCell::new() }) }
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.inner.manifest
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &BackupId {
+        &self.inner.manifest.backup_id
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn storage_path(&self) -> &str {
+        &self.inner.storage_path
+    }
+
+    pub(super) fn folder(&self) -> &str {
+        &self.inner.folder
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(super) fn path(&self, file: &str) -> Result<RelativePath> {
+        path_in(&self.inner.folder, self.id(), file)
+    }
+
+    /// When and how it was last verified: the content of `verification.json`, if there is any.
+    pub async fn verification(&self) -> Option<Value> {
+        verification(self.store(), self.folder(), self.id()).await.ok().flatten()
+    }
+
+    /// The list of files, checked against the manifest.
+    pub async fn checksums(&self) -> Result<Arc<Checksums>> {
+        let sums = self.inner.checksums.get_or_try_init(|| async {
+            let bytes = self.get(CHECKSUMS_FILE, tables::CEILING).await?;
+            let manifest = self.manifest();
+            let actual = checksum(manifest.checksum_algorithm, bytes.clone()).await?;
+            if actual != manifest.checksum {
+                return Err(self.changed(CHECKSUMS_FILE, &manifest.checksum, &actual));
+            }
+            let sums = Checksums::parse(&bytes).map_err(|error| self.attributed(error))?;
+            if sums.algorithm != manifest.checksum_algorithm {
+                return Err(self.damaged(CHECKSUMS_FILE, "names another algorithm than the manifest"));
+            }
+            Ok(Arc::new(sums))
+        });
+        sums.await.map(Arc::clone)
+    }
+
+    /// The collection's schema, verified.
+    pub async fn schema(&self) -> Result<Value> {
+        let bytes = self.read(&RelativePath::new(SCHEMA_FILE)?, SMALL).await?;
+        self.json(SCHEMA_FILE, &bytes)
+    }
+
+    /// The chunk table, verified.
+    pub async fn chunks(&self) -> Result<ChunkTable> {
+        let bytes = self.read(&RelativePath::new(CHUNKS_FILE)?, tables::CEILING).await?;
+        let table = ChunkTable::parse(&bytes).map_err(|error| self.attributed(error))?;
+        let sums = self.checksums().await?;
+        for chunk in &table.chunks {
+            if sums.files.get(&chunk.file).is_none_or(|sum| sum.bytes != chunk.file_bytes) {
+                return Err(self.damaged(CHUNKS_FILE, &format!("disagrees with {CHECKSUMS_FILE} about {}", chunk.file)));
+            }
+        }
+        Ok(table)
+    }
+
+    /// The index definitions (`indexes/*.json`), verified, in the order of their paths.
+    pub async fn indexes(&self) -> Result<Vec<Value>> {
+        let sums = self.checksums().await?;
+        let mut indexes = Vec::new();
+        for path in sums.files.keys().filter(|path| path.as_str().starts_with("indexes/")) {
+            let bytes = self.read(path, SMALL).await?;
+            indexes.push(self.json(path.as_str(), &bytes)?);
+        }
+        Ok(indexes)
+    }
+
+    /// Any small file of the backup, verified against `checksums.json`. `path` is below the backup's folder.
+    pub async fn read(&self, path: &RelativePath, ceiling: u64) -> Result<Bytes> {
+        let sum = self.sum(path).await?;
+        if sum.bytes > ceiling {
+            return Err(
+                self.damaged(path.as_str(), &format!("is {} bytes long, over the limit of {ceiling}", sum.bytes))
+            );
+        }
+        let bytes = self.get(path.as_str(), ceiling).await?;
+        if bytes.len() as u64 != sum.bytes {
+            return Err(self.cut(path.as_str(), sum.bytes, bytes.len() as u64));
+        }
+        let actual = checksum(self.manifest().checksum_algorithm, bytes.clone()).await?;
+        if actual != sum.checksum {
+            return Err(self.changed(path.as_str(), &sum.checksum, &actual));
+        }
+        Ok(bytes)
+    }
+
+    /// A data file. Its length is checked here; its bytes are what [`Backup::check_files`] is for.
+    pub async fn open_file(&self, path: &RelativePath) -> Result<BackupFile> {
+        let sum = self.sum(path).await?;
+        let full = self.path(path.as_str())?;
+        let size = self.store().size(&full).await?.ok_or_else(|| self.missing(path.as_str()))?;
+        if size != sum.bytes {
+            return Err(self.cut(path.as_str(), sum.bytes, size));
+        }
+        let local = self.store().local_path(&full)?;
+        Ok(BackupFile { store: self.store().clone(), path: full, local, size })
+    }
+
+    /// Notes a verification in `verification.json`, the one file that changes after the commit.
+    pub async fn write_verification(&self, json: &Value) -> Result<()> {
+        if self.store().size(&self.path(manifest::FILE)?).await?.is_none() {
+            return Err(Error::new(Kind::BackupNotFound, format!("backup {} was deleted meanwhile", self.id()))
+                .with("backup_id", self.id().as_str())
+                .with("storage_path", self.storage_path()));
+        }
+        let mut bytes = serde_json::to_vec_pretty(json)
+            .map_err(|error| internal(format!("a verification cannot be written as JSON: {error}")))?;
+        bytes.push(b'\n');
+        self.store().put(&self.path(VERIFICATION_FILE)?, Bytes::from(bytes)).await
+    }
+
+    async fn sum(&self, path: &RelativePath) -> Result<FileSum> {
+        let sums = self.checksums().await?;
+        sums.files
+            .get(path)
+            .cloned()
+            .ok_or_else(|| self.damaged(path.as_str(), &format!("is not listed in {CHECKSUMS_FILE}")))
+    }
+
+    async fn get(&self, file: &str, ceiling: u64) -> Result<Bytes> {
+        let bytes = self.store().get(&self.path(file)?, ceiling).await.map_err(|error| self.attributed(error))?;
+        bytes.ok_or_else(|| self.missing(file))
+    }
+
+    fn json(&self, file: &str, bytes: &[u8]) -> Result<Value> {
+        serde_json::from_slice(bytes).map_err(|error| self.damaged(file, &format!("is not JSON ({error})")))
+    }
+
+    fn missing(&self, file: &str) -> Error {
+        self.damaged(file, "is missing")
+    }
+
+    fn cut(&self, file: &str, expected: u64, actual: u64) -> Error {
+        self.damaged(file, &format!("is {actual} bytes long and should be {expected}"))
+    }
+
+    fn changed(&self, file: &str, expected: &str, actual: &str) -> Error {
+        self.damaged(file, "does not match its checksum")
+            .with("expected_checksum", expected)
+            .with("actual_checksum", actual)
+            .with("checksum_algorithm", self.manifest().checksum_algorithm.name())
+    }
+
+    fn damaged(&self, file: &str, what: &str) -> Error {
+        let message = format!("backup {} is damaged: {file} {what}", self.id());
+        self.attributed(Error::new(Kind::BackupCorrupted, message).with("failed_files", vec![file]))
+    }
+
+    fn attributed(&self, error: Error) -> Error {
+        error
+            .with("backup_id", self.id().as_str())
+            .with("collection_name", self.manifest().collection_name.as_str())
+            .with("storage_path", self.storage_path())
+    }
+}
+
+impl BackupFile {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where it is on the local disk; `None` where it is not on one.
+    #[must_use]
+    pub fn local_path(&self) -> Option<&Path> {
+        self.local.as_deref()
+    }
+
+    /// Some of its bytes.
+    pub async fn read_range(&self, range: Range<u64>) -> Result<Bytes> {
+        if range.start > range.end || range.end > self.size {
+            return Err(internal(format!("{range:?} is not within the {} bytes of {}", self.size, self.path)));
+        }
+        self.store.get_range(&self.path, range).await
+    }
+}
+
+/// A checksum, computed off the async threads where that takes long.
+pub(super) async fn checksum(algorithm: ChecksumAlgorithm, bytes: Bytes) -> Result<String> {
+    if bytes.len() < 64 << 10 { Ok(algorithm.of(&bytes)) } else { blocking(move || algorithm.of(&bytes)).await }
+}

@@ -1,0 +1,190 @@
+//! Restore journals: what a restore is doing to a server, so that the next run can finish or reverse it.
+//!
+//! A journal is a lease (`.restores/<database>.<target>.<server>.json`; no collection's folder can begin with a dot)
+//! whose entry says which collections are involved and how far the restore is. A living restore beats; a dead one's
+//! journal is taken over by whoever recovers, so that two of them do not both act.
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::checksum::ChecksumAlgorithm;
+use crate::error::{Error, Kind, Result, internal};
+
+use super::catalog::Repository;
+use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
+use super::names::{BackupId, RelativePath, check_name, shortened};
+
+const FOLDER: &str = ".restores";
+const CEILING: u64 = 1 << 20;
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Rows go into the staging collection; the target is untouched. To recover: drop the staging collection.
+    Staging,
+    /// The staging collection is proven and takes the target's place. To recover: finish, or reverse.
+    Swapping,
+}
+
+/// What a restore is doing, enough for another process to finish or reverse it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// Which server, by its label; never with credentials.
+    pub server: String,
+    /// The target's database.
+    pub database: String,
+    /// The collection to be restored.
+    pub target: String,
+    /// The staging collection.
+    pub staging: String,
+    /// The name under which the old collection is kept during the swap.
+    #[serde(default)]
+    pub aside: Option<String>,
+    /// How far it is.
+    pub phase: Phase,
+    /// The backup that is restored.
+    pub backup_id: BackupId,
+    /// Aliases to move from the old collection to the new.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// A journal that this process holds. Dropped without [`Journal::finish`], it stays, its heartbeat stopped, for the
+/// next run to recover.
+pub struct Journal {
+    lease: Option<Lease>,
+    entry: JournalEntry,
+}
+
+impl Repository {
+    /// Begins a journal, durably. [`Kind::InProgress`] where another restore into the same target of the same server
+    /// is running, or has died and is not recovered yet (see [`Repository::stale_journals`]).
+    pub async fn begin_journal(&self, entry: JournalEntry) -> Result<Journal> {
+        let path = path(&entry)?;
+        for _ in 0..10 {
+            let terms = self.journal_terms(Some(&entry))?;
+            if let Some(lease) = Lease::create(&self.store, &path, terms).await? {
+                return Ok(Journal { lease: Some(lease), entry });
+            }
+            match standing(&self.store, &path, self.heartbeat).await? {
+                Standing::Absent => {}
+                Standing::Alive(record) => {
+                    return Err(in_progress(&self.store, &path, &record).with("target_collection_name", entry.target));
+                }
+                Standing::Dead(_) => break,
+            }
+        }
+        Err(Error::new(
+            Kind::InProgress,
+            format!(
+                "an interrupted restore into {:?} has not been cleared up ({}): restore into it again, which does so first",
+                entry.target,
+                self.store.display(path.as_str())
+            ),
+        )
+        .with("target_collection_name", entry.target)
+        .temporary())
+    }
+
+    /// The journals of dead restores on the server with this label, held by the caller from now on: recover each, then
+    /// [`Journal::finish`] it. Waits five heartbeats where a holder's state cannot be told at once.
+    pub async fn stale_journals(&self, server: &str) -> Result<Vec<Journal>> {
+        let suffix = suffix(server);
+        let mut candidates = Vec::new();
+        for file in self.store.list(FOLDER).await? {
+            if file.path.ends_with(&suffix)
+                && let Ok(path) = RelativePath::new(file.path)
+            {
+                candidates.push(self.recover(path, server));
+            }
+        }
+        let recovered = futures::future::join_all(candidates).await;
+        recovered.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    async fn recover(&self, path: RelativePath, server: &str) -> Result<Option<Journal>> {
+        let Some(bytes) = self.store.get(&path, CEILING).await? else { return Ok(None) };
+        let entry = decode(&bytes).and_then(|record| record.entry);
+        let entry = entry.and_then(|entry| serde_json::from_value::<JournalEntry>(entry).ok());
+        let Some(entry) = entry.filter(|entry| entry.server == server) else {
+            tracing::warn!(journal = %self.store.display(path.as_str()), "a restore's journal cannot be read; left alone");
+            return Ok(None);
+        };
+        let Standing::Dead(gone) = standing(&self.store, &path, self.heartbeat).await? else { return Ok(None) };
+        let lease = Lease::take_over(&self.store, &path, self.journal_terms(None)?, gone).await?;
+        Ok(lease.map(|lease| Journal { lease: Some(lease), entry }))
+    }
+
+    fn journal_terms(&self, entry: Option<&JournalEntry>) -> Result<Terms> {
+        let backup_id = entry.map(|entry| entry.backup_id.clone());
+        Ok(Terms { purpose: "restore", backup_id, entry: entry.map(to_value).transpose()?, interval: self.heartbeat })
+    }
+}
+
+impl Journal {
+    /// The entry as last written.
+    #[must_use]
+    pub fn entry(&self) -> &JournalEntry {
+        &self.entry
+    }
+
+    /// Changes the entry, durably on return. Its server, database and target stay what they are.
+    pub async fn advance(&mut self, change: impl FnOnce(&mut JournalEntry) + Send) -> Result<()> {
+        let mut entry = self.entry.clone();
+        change(&mut entry);
+        if path(&entry)? != path(&self.entry)? {
+            return Err(internal("a journal's server, database and target cannot change"));
+        }
+        let value = to_value(&entry)?;
+        let Some(lease) = &self.lease else { return Err(internal("this journal is finished")) };
+        lease.update(move |record| record.entry = Some(value)).await?;
+        self.entry = entry;
+        Ok(())
+    }
+
+    /// Progress in percent, shown to whoever is refused.
+    pub fn set_progress(&self, percentage: f64) {
+        if let Some(lease) = &self.lease {
+            lease.set_progress(percentage);
+        }
+    }
+
+    /// Cancelled when another run took the journal over.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        self.lease.as_ref().map(Lease::lost).unwrap_or_default()
+    }
+
+    /// The restore is over, one way or the other: the journal goes.
+    pub async fn finish(mut self) -> Result<()> {
+        match self.lease.take() {
+            Some(lease) => lease.release().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.leave();
+        }
+    }
+}
+
+fn path(entry: &JournalEntry) -> Result<RelativePath> {
+    check_name("database", &entry.database)?;
+    check_name("collection", &entry.target)?;
+    let name = shortened(&format!("{}.{}", entry.database, entry.target), 200);
+    RelativePath::new(format!("{FOLDER}/{name}{}", suffix(&entry.server)))
+}
+
+/// Keeps restores into collections of the same name on different servers apart.
+fn suffix(server: &str) -> String {
+    format!(".{}.json", &ChecksumAlgorithm::Sha256.of(server.as_bytes())[..8])
+}
+
+fn to_value(entry: &JournalEntry) -> Result<serde_json::Value> {
+    serde_json::to_value(entry).map_err(|error| internal(format!("a journal cannot be written as JSON: {error}")))
+}

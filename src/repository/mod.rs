@@ -1,0 +1,60 @@
+//! Where backups live: a folder or an object-store prefix, and the rules that keep what is in it whole.
+//!
+//! | file | its one idea |
+//! |---|---|
+//! | [`store`] | bytes at paths, durable on return, on local disk and on object stores alike |
+//! | [`names`] | names and paths that cannot point outside a backup |
+//! | [`manifest`] | `metadata.json` (and [`tables`]: `chunks.json`, `checksums.json`): what a backup says of itself |
+//! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
+//! | [`catalog`] | list and find ([`backup`]: one committed backup) |
+//! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
+//! | [`sweep`] | clear away what dead runs left; delete |
+//! | [`integrity`] | is every file of a backup as it was written? |
+//! | [`journal`] | a restore's swap, so that the next run can finish or reverse it |
+//!
+//! Nothing in here knows rows, Arrow or protobuf.
+//!
+//! # Why a listed backup is always whole
+//! A backup exists when its `metadata.json` says COMPLETED. That file is written last, after everything it vouches for
+//! is durable, and only if no `metadata.json` is there yet. Whoever clears away a dead run first puts a FAILED
+//! `metadata.json` in the same place, also only if none is there. So exactly one of the two wins, and a writer that
+//! was only thought to be dead cannot complete a backup whose files are being deleted. The lock only saves work.
+
+pub mod attempt;
+pub mod backup;
+pub mod catalog;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod fault_tests;
+pub mod hashed_upload;
+pub mod holder;
+pub mod integrity;
+pub mod journal;
+pub mod lease;
+mod local;
+pub mod manifest;
+pub mod names;
+mod remote;
+mod storage_error;
+pub mod store;
+pub mod sweep;
+pub mod tables;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod writing;
+
+pub use attempt::{Attempt, BeginRequest};
+pub use backup::{Backup, BackupFile};
+pub use catalog::{Damaged, Listed, Listing, Repository};
+pub use hashed_upload::HashedUpload;
+pub use integrity::{FailedFile, FileReport, Reason};
+pub use journal::{Journal, JournalEntry, Phase};
+pub use lease::Lease;
+pub use manifest::{BackupType, Digest, Manifest, PartitionDigest, Snapshot, SnapshotKind, State, StorageType};
+pub use names::{BackupId, RelativePath};
+pub use store::Store;
+pub use tables::{Checksums, ChunkEntry, ChunkTable, FileSum};

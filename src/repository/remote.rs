@@ -1,0 +1,125 @@
+//! The repository on an object store: how each kind is opened, and how its keys are made.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, RetryConfig};
+use url::Url;
+
+use crate::error::{Error, Kind, Result, chain, internal};
+
+/// An object store, and the prefix in it that is the repository.
+pub(super) struct Remote {
+    pub(super) store: Arc<dyn ObjectStore>,
+    prefix: String,
+}
+
+impl Remote {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        Self { store, prefix: prefix.trim_matches('/').to_owned() }
+    }
+
+    /// The key of `path`; the prefix itself for the empty path.
+    pub(super) fn key(&self, path: &str) -> Result<Path> {
+        let text = match (self.prefix.is_empty(), path.is_empty()) {
+            (true, _) => path.to_owned(),
+            (false, true) => self.prefix.clone(),
+            (false, false) => format!("{}/{path}", self.prefix),
+        };
+        Path::parse(&text).map_err(|error| internal(format!("{text:?} is no key of an object: {error}")))
+    }
+
+    /// The path whose key this is.
+    pub(super) fn path(&self, key: &Path) -> Option<String> {
+        let rest = key.as_ref().strip_prefix(&self.prefix)?;
+        let rest = if self.prefix.is_empty() { rest } else { rest.strip_prefix('/')? };
+        (!rest.is_empty()).then(|| rest.to_owned())
+    }
+
+    /// Opens what `url` names.
+    pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Self> {
+        install_crypto_provider();
+        let host = url.host_str().unwrap_or_default();
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(invalid(
+                "credentials do not belong in the repository's URL: pass them in the environment or as options",
+            ));
+        }
+        if host.is_empty() && url.scheme() != "memory" {
+            return Err(invalid(format!("{url} names no bucket: write {}://bucket/prefix", url.scheme())));
+        }
+        let prefix =
+            Path::from_url_path(url.path()).map_err(|error| invalid(format!("{url} is no prefix of keys: {error}")))?;
+        let store: Arc<dyn ObjectStore> = match url.scheme() {
+            "s3" | "s3a" => {
+                let mut builder = AmazonS3Builder::from_env().with_bucket_name(host).with_retry(retry());
+                for (key, value) in options {
+                    builder = builder.with_config(option(key)?, value);
+                }
+                Arc::new(builder.build().map_err(|error| unusable(url, &error))?)
+            }
+            "gs" => {
+                let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
+                for (key, value) in options {
+                    builder = builder.with_config(option(key)?, value);
+                }
+                Arc::new(builder.build().map_err(|error| unusable(url, &error))?)
+            }
+            "az" | "azure" => {
+                let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
+                for (key, value) in options {
+                    builder = builder.with_config(option(key)?, value);
+                }
+                Arc::new(builder.build().map_err(|error| unusable(url, &error))?)
+            }
+            "memory" => memory(host),
+            scheme => {
+                return Err(invalid(format!(
+                    "a repository cannot be at {scheme}://: use a folder, file://, s3://, gs:// or az://"
+                )));
+            }
+        };
+        Ok(Self::new(store, prefix.as_ref()))
+    }
+}
+
+/// Long enough for a store that is busy, short enough for a person who mistyped the endpoint.
+fn retry() -> RetryConfig {
+    RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+}
+
+fn option<K: std::str::FromStr>(key: &str) -> Result<K> {
+    key.to_ascii_lowercase().parse().map_err(|_| invalid(format!("{key:?} is not an option of this kind of storage")))
+}
+
+fn unusable(url: &Url, error: &object_store::Error) -> Error {
+    Error::new(Kind::Storage, format!("{url} cannot be used as a repository: {}", chain(error)))
+        .with("storage_path", url.as_str())
+}
+
+/// Memory that lasts as long as the process, one for each name: for tests.
+fn memory(name: &str) -> Arc<dyn ObjectStore> {
+    static STORES: Mutex<Option<HashMap<String, Arc<InMemory>>>> = Mutex::new(None);
+    let mut stores = STORES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let store = stores.get_or_insert_with(HashMap::new).entry(name.to_owned()).or_default();
+    Arc::<InMemory>::clone(store)
+}
+
+/// HTTP clients are built without a crypto provider of their own and take the process's.
+fn install_crypto_provider() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that another part of the process has installed one already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Kind::InvalidArgument, message)
+}

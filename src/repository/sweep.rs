@@ -1,0 +1,216 @@
+//! Clearing away: what dead runs left, and backups that are deleted.
+//!
+//! A run that dies leaves a folder without a manifest. Whoever sweeps it holds the collection's lock and first puts a
+//! FAILED manifest there, only if none is there: from then on the dead writer, should it live after all, cannot commit.
+//! Then the files go. What happens to the FAILED manifest (the tombstone) depends on how sure the death is:
+//! - proven (the lease that was taken over named this run, and its process has ended): it goes last, and no trace stays.
+//!   The proof is kept in the sweeper's own lease ([`super::holder::Record::dead`]), so that it outlives a sweeper that
+//!   dies as well;
+//! - not proven (another host's run, or no lease at all): it stays for a day, which no writer outlives, and goes with
+//!   a later sweep.
+//!
+//! A deletion marks the manifest DELETING, deletes the files, and the manifest last. Interrupted, it is finished by the
+//! next deletion of the same backup or the next sweep.
+
+use chrono::{TimeDelta, Utc};
+
+use crate::error::{Error, Kind, Result};
+
+use super::catalog::{Found, Place, Repository, look, path_in};
+use super::holder::HolderState;
+use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
+use super::manifest::{self, Manifest, State};
+use super::names::{BackupId, RelativePath, collection_folder, split_folder};
+use super::store::Store;
+
+/// How long the tombstone of a run stays whose death is not proven.
+const TOMBSTONE_HOURS: i64 = 24;
+const READERS: &str = ".readers";
+
+impl Repository {
+    /// Clears away what dead runs left in a collection's folder. Does nothing where a live run holds the lock.
+    pub async fn sweep(&self, database: &str, collection: &str) -> Result<()> {
+        let folder = collection_folder(database, collection)?;
+        if self.store.list(&folder).await?.is_empty() {
+            return self.store.remove_empty_folders(&folder).await;
+        }
+        let terms = Terms { purpose: "sweep", backup_id: None, entry: None, interval: self.heartbeat };
+        let acquired = match Lease::acquire(&self.store, &lock_path(&folder)?, terms).await {
+            Err(error) if error.kind() == Kind::InProgress => return Ok(()),
+            other => other?,
+        };
+        let swept = self.sweep_folder(&folder, &acquired.dead).await;
+        let released = acquired.lease.release().await;
+        swept.and(released)
+    }
+
+    /// Deletes the backup with this id or `backup_name`, also one that is damaged or half deleted.
+    /// [`Kind::BackupNotFound`] where there is none, [`Kind::InProgress`] while it is being read.
+    pub async fn delete(&self, reference: &str, collection: Option<&str>, database: Option<&str>) -> Result<()> {
+        let wanted = |state| matches!(state, State::Completed | State::Deleting);
+        let place = self.find_place(reference, collection, database, wanted).await?;
+        self.refuse_while_read(&place).await?;
+        self.mark_deleting(&place).await?;
+        finish_deletion(&self.store, &place.folder, &place.id).await?;
+        self.store.remove_empty_folders(&place.folder).await
+    }
+
+    async fn refuse_while_read(&self, place: &Place) -> Result<()> {
+        let markers = format!("{}/{READERS}", place.folder);
+        for marker in self.store.list(&markers).await? {
+            let Ok(path) = RelativePath::new(marker.path) else { continue };
+            if !path.file_name().starts_with(place.id.as_str()) {
+                continue;
+            }
+            match standing(&self.store, &path, self.heartbeat).await? {
+                Standing::Absent => {}
+                Standing::Alive(record) => {
+                    let error = in_progress(&self.store, &path, &record);
+                    return Err(match split_folder(&place.folder) {
+                        Some((_, collection)) => error.with("collection_name", collection),
+                        None => error,
+                    });
+                }
+                Standing::Dead(_) => self.store.delete(&path).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn mark_deleting(&self, place: &Place) -> Result<()> {
+        let path = path_in(&place.folder, &place.id, manifest::FILE)?;
+        for _ in 0..5 {
+            match look(&self.store, &place.folder, &place.id).await? {
+                Found::Nothing => return Ok(()),
+                Found::Manifest(manifest, _) if manifest.state == State::Deleting => return Ok(()),
+                Found::Manifest(mut manifest, version) => {
+                    manifest.state = State::Deleting;
+                    if self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?.is_some() {
+                        return Ok(());
+                    }
+                }
+                Found::Damaged(_) => {
+                    let stone = tombstone(&place.folder, &place.id, State::Deleting, "it was damaged, and is deleted");
+                    return self.store.put(&path, stone.to_bytes()?.into()).await;
+                }
+            }
+        }
+        Err(Error::new(Kind::InProgress, format!("backup {} is being changed by someone else; try again", place.id))
+            .with("progress_percentage", serde_json::Value::Null)
+            .temporary())
+    }
+
+    /// Sweeps a collection's folder. The caller holds its lock; `dead` are the runs that are proven dead. Returns the
+    /// backups that there are: ids and names.
+    pub(super) async fn sweep_folder(&self, folder: &str, dead: &[BackupId]) -> Result<Vec<(BackupId, String)>> {
+        let store = &self.store;
+        store.delete_unfinished(folder).await?;
+        self.sweep_readers(folder).await?;
+        let (database, collection) = split_folder(folder).unwrap_or_default();
+        let mut complete = Vec::new();
+        for Place { id, found, .. } in self.places(Some(database), Some(collection)).await? {
+            match found {
+                Found::Manifest(manifest, _) => {
+                    self.sweep_found(folder, &id, &manifest, dead).await?;
+                    if manifest.state == State::Completed {
+                        complete.push((id, manifest.backup_name));
+                    }
+                }
+                Found::Nothing => self.bury(folder, &id, dead).await?,
+                // Not ours to judge: whoever wants it gone deletes it.
+                Found::Damaged(_) => {}
+            }
+        }
+        Ok(complete)
+    }
+
+    async fn sweep_found(&self, folder: &str, id: &BackupId, manifest: &Manifest, dead: &[BackupId]) -> Result<()> {
+        match manifest.state {
+            State::Completed => self.store.delete_unfinished(&format!("{folder}/{id}")).await,
+            State::Deleting => finish_deletion(&self.store, folder, id).await,
+            State::Failed => {
+                let age = Utc::now() - manifest.completed_at.unwrap_or(manifest.created_at);
+                if dead.contains(id) || age > TimeDelta::hours(TOMBSTONE_HOURS) {
+                    finish_deletion(&self.store, folder, id).await
+                } else {
+                    delete_files(&self.store, folder, id).await
+                }
+            }
+        }
+    }
+
+    /// A folder without a manifest: from here on nobody can commit it, and its files go.
+    async fn bury(&self, folder: &str, id: &BackupId, dead: &[BackupId]) -> Result<()> {
+        if self.store.list(&format!("{folder}/{id}")).await?.is_empty() {
+            return self.store.remove_empty_folders(&format!("{folder}/{id}")).await;
+        }
+        let why = "the run that made this backup ended before it was complete";
+        if put_tombstone(&self.store, folder, id, why).await? {
+            if dead.contains(id) {
+                return finish_deletion(&self.store, folder, id).await;
+            }
+            return delete_files(&self.store, folder, id).await;
+        }
+        // Somebody was faster: the writer, who lives after all, or another sweeper.
+        match look(&self.store, folder, id).await? {
+            Found::Manifest(manifest, _) => self.sweep_found(folder, id, &manifest, dead).await,
+            Found::Nothing | Found::Damaged(_) => Ok(()),
+        }
+    }
+
+    /// Readers' markers whose holder has ended; those of other hosts after a day of silence.
+    async fn sweep_readers(&self, folder: &str) -> Result<()> {
+        let markers = format!("{folder}/{READERS}");
+        self.store.delete_unfinished(&markers).await?;
+        for marker in self.store.list(&markers).await? {
+            let Ok(path) = RelativePath::new(marker.path) else { continue };
+            let Some(bytes) = self.store.get(&path, 1 << 20).await? else { continue };
+            let gone = decode(&bytes).is_none_or(|record| match record.holder_state() {
+                HolderState::Dead => true,
+                HolderState::Alive => false,
+                HolderState::Unknown => Utc::now() - record.written_at > TimeDelta::hours(TOMBSTONE_HOURS),
+            });
+            if gone {
+                self.store.delete(&path).await?;
+            }
+        }
+        self.store.remove_empty_folders(&markers).await
+    }
+}
+
+/// The collection's lock.
+pub(super) fn lock_path(folder: &str) -> Result<RelativePath> {
+    RelativePath::new(format!("{folder}/.lock.json"))
+}
+
+/// Puts a FAILED manifest where there is none; `false` where there is one.
+pub(super) async fn put_tombstone(store: &Store, folder: &str, id: &BackupId, why: &str) -> Result<bool> {
+    let bytes = tombstone(folder, id, State::Failed, why).to_bytes()?;
+    let path = path_in(folder, id, manifest::FILE)?;
+    Ok(store.put_if_absent(&path, bytes.into()).await?.is_some())
+}
+
+fn tombstone(folder: &str, id: &BackupId, state: State, why: &str) -> Manifest {
+    let (database, collection) = split_folder(folder).unwrap_or_default();
+    let mut manifest = Manifest::new(id.clone(), id.as_str(), database, collection);
+    manifest.state = state;
+    manifest.completed_at = Some(super::names::now());
+    manifest.error_message = Some(why.to_owned());
+    manifest
+}
+
+/// Deletes every file of a backup's folder but the manifest.
+pub(super) async fn delete_files(store: &Store, folder: &str, id: &BackupId) -> Result<()> {
+    let base = format!("{folder}/{id}");
+    let manifest = format!("{base}/{}", manifest::FILE);
+    let mut paths: Vec<_> = store.list(&base).await?.into_iter().map(|file| file.path).collect();
+    paths.retain(|path| *path != manifest);
+    if paths.is_empty() { Ok(()) } else { store.delete_all(paths).await }
+}
+
+/// Deletes every file of a backup's folder, the manifest last, and on local disk the folders.
+pub(super) async fn finish_deletion(store: &Store, folder: &str, id: &BackupId) -> Result<()> {
+    delete_files(store, folder, id).await?;
+    store.delete(&path_in(folder, id, manifest::FILE)?).await?;
+    store.remove_empty_folders(&format!("{folder}/{id}")).await
+}

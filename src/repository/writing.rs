@@ -1,0 +1,192 @@
+//! The half of a [`Store`] that changes files: puts, conditional ones among them, deletions, uploads.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::{Error as ObjectError, PutMode, PutOptions, PutPayload, UpdateVersion};
+
+use crate::error::{Error, Kind, Result, internal};
+
+use super::local::Mode;
+use super::names::RelativePath;
+use super::storage_error;
+use super::store::{Backend, Store, Version, blocking};
+use super::upload::Upload;
+
+impl Store {
+    /// Writes a small file, replacing what is there.
+    pub async fn put(&self, path: &RelativePath, bytes: Bytes) -> Result<()> {
+        self.write(path, bytes, Condition::None).await.map(drop)
+    }
+
+    /// Writes a small file where there is none; `None` where there is one. Where the store says so only because an
+    /// earlier try of ours did get through, that counts as written.
+    pub async fn put_if_absent(&self, path: &RelativePath, bytes: Bytes) -> Result<Option<Version>> {
+        self.write(path, bytes, Condition::Absent).await
+    }
+
+    /// Writes a small file where `version` still is; `None` where it is not.
+    pub async fn replace_if(&self, path: &RelativePath, version: &Version, bytes: Bytes) -> Result<Option<Version>> {
+        self.write(path, bytes, Condition::Still(version.clone())).await
+    }
+
+    async fn write(&self, path: &RelativePath, bytes: Bytes, condition: Condition) -> Result<Option<Version>> {
+        let length = bytes.len() as u64;
+        match &self.inner.backend {
+            Backend::Local(local) => {
+                let (local, at, content) = (Arc::clone(local), path.clone(), bytes.clone());
+                let written = blocking(move || {
+                    let mode = match &condition {
+                        Condition::None => Mode::Overwrite,
+                        Condition::Absent => Mode::Create,
+                        Condition::Still(version) => Mode::Replace(&version.content),
+                    };
+                    local.publish(&at, &content, &mode)
+                })
+                .await?
+                .map_err(|error| self.io_error("writing", path.as_str(), &error, Some(length)))?;
+                let update = UpdateVersion { e_tag: None, version: None };
+                Ok(written.then_some(Version { content: bytes, update }))
+            }
+            Backend::Remote(remote) => {
+                let mode = match condition {
+                    Condition::None => PutMode::Overwrite,
+                    Condition::Absent => PutMode::Create,
+                    Condition::Still(version) => PutMode::Update(version.update),
+                };
+                let key = remote.key(path.as_str())?;
+                let payload = PutPayload::from_bytes(bytes.clone());
+                match remote.store.put_opts(&key, payload, PutOptions::from(mode)).await {
+                    Ok(result) => {
+                        let update = UpdateVersion { e_tag: result.e_tag, version: result.version };
+                        Ok(Some(Version { content: bytes, update }))
+                    }
+                    Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
+                        let present = self.get_versioned(path, length).await.ok().flatten();
+                        Ok(present.filter(|(content, _)| *content == bytes).map(|(_, version)| version))
+                    }
+                    Err(error) => Err(self.object_error("writing", path.as_str(), &error, Some(length))),
+                }
+            }
+        }
+    }
+
+    /// Deletes a file; one that is absent is fine.
+    pub async fn delete(&self, path: &RelativePath) -> Result<()> {
+        self.delete_all(vec![path.as_str().to_owned()]).await
+    }
+
+    /// Deletes files, named as [`Store::list`] names them, durably on return; absent ones are fine.
+    pub async fn delete_all(&self, paths: Vec<String>) -> Result<()> {
+        let first = paths.first().cloned().unwrap_or_default();
+        match &self.inner.backend {
+            Backend::Local(local) => {
+                let local = Arc::clone(local);
+                let done = blocking(move || local.delete(&paths)).await?;
+                done.map_err(|error| self.io_error("deleting", &first, &error, None))
+            }
+            Backend::Remote(remote) => {
+                let keys: Vec<_> = paths.iter().map(|path| remote.key(path)).collect::<Result<_>>()?;
+                let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
+                let mut outcomes = remote.store.delete_stream(keys);
+                while let Some(outcome) = outcomes.next().await {
+                    match outcome {
+                        Err(error) if !storage_error::is_absent(&error) => {
+                            return Err(self.object_error("deleting", &first, &error, None));
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes the file where `version` still is; `false` where it is not. On object stores, which cannot compare and
+    /// delete in one, the comparison comes shortly before.
+    pub async fn delete_if(&self, path: &RelativePath, version: &Version) -> Result<bool> {
+        match &self.inner.backend {
+            Backend::Local(local) => {
+                let (local, at, content) = (Arc::clone(local), path.clone(), version.content.clone());
+                let done = blocking(move || local.delete_if(&at, &content)).await?;
+                done.map_err(|error| self.io_error("deleting", path.as_str(), &error, None))
+            }
+            Backend::Remote(_) => {
+                let present = self.get(path, version.content.len() as u64).await.ok().flatten();
+                if present.as_ref() != Some(&version.content) {
+                    return Ok(false);
+                }
+                self.delete(path).await.map(|()| true)
+            }
+        }
+    }
+
+    /// On local disk: removes `folder` and what is in it, as far as it is empty folders. Object stores have none.
+    pub async fn remove_empty_folders(&self, folder: &str) -> Result<()> {
+        let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
+        let (local, at) = (Arc::clone(local), folder.to_owned());
+        let done = blocking(move || local.remove_empty_folders(&at)).await?;
+        done.map_err(|error| self.io_error("removing the empty folder", folder, &error, None))
+    }
+
+    /// On local disk: removes the folders that `path` lies in, as far as they are empty; never the root.
+    pub async fn remove_empty_parents(&self, path: &RelativePath) -> Result<()> {
+        let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
+        let (local, at) = (Arc::clone(local), path.clone());
+        let done = blocking(move || local.remove_empty_parents(at.as_str())).await?;
+        done.map_err(|error| self.io_error("removing the empty folders of", path.as_str(), &error, None))
+    }
+
+    /// On local disk: removes the unfinished small files that dead processes left directly in `folder`.
+    pub async fn delete_unfinished(&self, folder: &str) -> Result<()> {
+        let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
+        let (local, at) = (Arc::clone(local), folder.to_owned());
+        let done = blocking(move || local.delete_unfinished(&at)).await?;
+        done.map_err(|error| self.io_error("clearing up", folder, &error, None))
+    }
+
+    /// Begins a big file, which appears when [`Upload::finish`] returns and replaces what is there.
+    pub async fn upload(&self, path: &RelativePath) -> Result<Upload> {
+        let (objects, key) = match &self.inner.backend {
+            Backend::Local(local) => {
+                let (local, at) = (Arc::clone(local), path.clone());
+                let objects = blocking(move || local.locate(at.as_str()).and_then(|_| local.big_files())).await?;
+                let objects = objects.map_err(|error| self.io_error("writing", path.as_str(), &error, None))?;
+                (objects, object_store::path::Path::parse(path.as_str()).map_err(|e| internal(e.to_string()))?)
+            }
+            Backend::Remote(remote) => (Arc::clone(&remote.store), remote.key(path.as_str())?),
+        };
+        Ok(Upload::new(self.clone(), path.clone(), key, objects))
+    }
+
+    /// Refuses a store that ignores "only where there is none", on which all safety rests. `taken` is a file that was
+    /// just written with [`Store::put_if_absent`]: a second one must fail. Done once; leaves no file behind.
+    pub(super) async fn probe(&self, taken: &RelativePath) -> Result<()> {
+        let probe = async {
+            let second = Bytes::from_static(b"{\"probe\": \"this store must not have taken a second file\"}");
+            if self.put_if_absent(taken, second).await?.is_none() {
+                return Ok(());
+            }
+            self.delete(taken).await?;
+            Err(Error::new(
+                Kind::Storage,
+                format!(
+                    "{} ignores conditional writes (If-None-Match), so two backups could destroy each other: \
+                     use a store that supports them, or a newer version of this one",
+                    self.display("")
+                ),
+            )
+            .with("storage_path", self.display(""))
+            .with("error_code", "no_conditional_put")
+            .with("permissions_issue", false))
+        };
+        self.inner.probed.get_or_try_init(|| probe).await.map(|&()| ())
+    }
+}
+
+enum Condition {
+    None,
+    Absent,
+    Still(Version),
+}
