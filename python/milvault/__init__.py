@@ -1,0 +1,105 @@
+"""Milvault backs up, proves and restores Milvus collections.
+
+Example:
+    ```python
+    import asyncio
+    from milvault import BackupManager
+
+    async def main():
+        async with BackupManager.connect("http://localhost:19530", "./milvus_backups") as manager:
+            result = await manager.create_backup("articles")
+            result.raise_for_error()
+            print(result)
+
+    asyncio.run(main())
+    ```
+
+Importing this package loads no server client, no terminal library and no compiled code; they come when first used.
+"""
+
+from typing import Any
+
+from .config import BackupRecoveryConfig
+from .connection import CollectionManager, ConnectionManager
+from .enums import (
+    AutoIdPolicy,
+    BackupState,
+    BackupStorageType,
+    BackupType,
+    ChecksumAlgorithm,
+    RestoreProof,
+    VerificationType,
+)
+from .errors import (
+    BackupAlreadyExistsError,
+    BackupCorruptedError,
+    BackupError,
+    BackupInProgressError,
+    BackupNotFoundError,
+    BackupRecoveryError,
+    BackupStorageError,
+    BackupTimeoutError,
+    CollectionNotFoundError,
+    DatabaseLockedError,
+    InsufficientStorageError,
+    InvalidArgumentError,
+    OperationTimeoutError,
+    PartitionNotFoundError,
+    RestoreError,
+    RestoreTimeoutError,
+    RestoreValidationError,
+    SchemaIncompatibleError,
+)
+from .manager import BackupManager
+from .params import BackupParams, RestoreParams, VerificationParams
+from .progress import BackupProgress, ProgressStream
+from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+
+__all__ = [
+    "AutoIdPolicy",
+    "BackupAlreadyExistsError",
+    "BackupCorruptedError",
+    "BackupError",
+    "BackupInProgressError",
+    "BackupManager",
+    "BackupMetadata",
+    "BackupNotFoundError",
+    "BackupParams",
+    "BackupProgress",
+    "BackupRecoveryConfig",
+    "BackupRecoveryError",
+    "BackupResult",
+    "BackupState",
+    "BackupStorageError",
+    "BackupStorageType",
+    "BackupTimeoutError",
+    "BackupType",
+    "ChecksumAlgorithm",
+    "CollectionManager",
+    "CollectionNotFoundError",
+    "ConnectionManager",
+    "DatabaseLockedError",
+    "InsufficientStorageError",
+    "InvalidArgumentError",
+    "OperationTimeoutError",
+    "PartitionNotFoundError",
+    "ProgressStream",
+    "RestoreError",
+    "RestoreParams",
+    "RestoreProof",
+    "RestoreResult",
+    "RestoreTimeoutError",
+    "RestoreValidationError",
+    "SchemaIncompatibleError",
+    "VerificationParams",
+    "VerificationResult",
+    "VerificationType",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from ._core import version
+
+        return version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

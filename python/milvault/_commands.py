@@ -1,0 +1,383 @@
+"""The commands of `milvault`. Each calls one method of `BackupManager` and shows what it returns."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._terminal import (
+    draws_progress,
+    print_json,
+    run_interruptibly,
+    show_backup,
+    show_backups,
+    show_created,
+    show_restored,
+    show_verified,
+)
+from .cli import CORRUPT, DONE, FAILED, PARTLY_DONE, exit_code_of_kind
+from .config import BackupRecoveryConfig
+from .connection import DEFAULT_URI
+from .enums import BackupState, BackupType, ChecksumAlgorithm, RestoreProof
+from .manager import BackupManager
+from .params import BackupParams, RestoreParams, VerificationParams
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+app = typer.Typer(
+    name="milvault",
+    help="Backs up, proves and restores Milvus collections.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+CollectionOption = Annotated[
+    str | None, typer.Option("--collection", help="The backup's collection, where its name alone is not unique.")
+]
+BackupArgument = Annotated[str, typer.Argument(metavar="BACKUP", help="A backup's id or name.", show_default=False)]
+TimeoutOption = Annotated[float | None, typer.Option("--timeout", help="Seconds it may take.", metavar="SECONDS")]
+
+
+@dataclass
+class Settings:
+    """The global options."""
+
+    uri: str | None
+    root: str | None
+    token: str | None
+    db_name: str
+    config_file: Path | None
+    tls: dict[str, Any]
+    storage_options: dict[str, str]
+    as_json: bool
+    session_factory: Any
+
+    def manager(self, *, needs_server: bool, **changes: Any) -> BackupManager:
+        """A manager as the options say; without a server where none is named and none is needed."""
+        options: dict[str, Any] = {"progress_poll_interval": 0.2, "storage_options": self.storage_options or None}
+        config = BackupRecoveryConfig.load(self.config_file, local_backup_root_path=self.root, **options, **changes)
+        uri = self.uri or (DEFAULT_URI if needs_server else None)
+        return BackupManager.connect(
+            uri,
+            token=self.token,
+            db_name=self.db_name,
+            config=config,
+            session_factory=self.session_factory,
+            **self.tls,
+        )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ._core import version
+
+        print(f"milvault {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    context: typer.Context,
+    uri: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MILVAULT_URI",
+            help=f"The server: http(s)://host:port, or a path ending in .db for Milvus Lite. Default: {DEFAULT_URI}.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MILVAULT_ROOT",
+            help="The repository: a folder or an object store's URL. Default: ./milvus_backups.",
+            show_default=False,
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MILVAULT_TOKEN",
+            help="A token, or user:password. Better given by the environment, which other users cannot see.",
+            show_envvar=True,
+        ),
+    ] = None,
+    db_name: Annotated[str, typer.Option("--db-name", help="The database.")] = "default",
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.", dir_okay=False)
+    ] = None,
+    ca_file: Annotated[Path | None, typer.Option(help="A PEM file of authorities to trust.")] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="A PEM file with our certificate.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="A PEM file with our key.")] = None,
+    server_name: Annotated[str | None, typer.Option(help="The name in the server's certificate.")] = None,
+    storage_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the object store, such as aws_endpoint. Repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+    log_level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="debug, info, warning or error; on stderr.")
+    ] = "warning",
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More log: -v info, -vv debug.")] = 0,
+    version: Annotated[  # noqa: ARG001 - its callback does it
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    _start_log(log_level, verbose)
+    context.obj = Settings(
+        uri=uri or None,
+        root=root or None,
+        token=token or None,
+        db_name=db_name,
+        config_file=config,
+        tls={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file, "server_name": server_name},
+        storage_options=_options_of(storage_option or []),
+        as_json=as_json,
+        session_factory=context.obj,
+    )
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", help="A name for the backup.")] = None,
+    partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")] = None,
+    no_compression: Annotated[bool, typer.Option("--no-compression", help="Write plain files.")] = False,
+    level: Annotated[int | None, typer.Option("--level", help="Compression, 1 (fast) to 9 (small).")] = None,
+    chunk_size_mb: Annotated[int | None, typer.Option(help="MiB of rows in one data file.")] = None,
+    checksum: Annotated[
+        ChecksumAlgorithm | None, typer.Option("--checksum", help="Files' checksums.", case_sensitive=False)
+    ] = None,
+    no_indexes: Annotated[bool, typer.Option("--no-indexes", help="Leave index definitions out.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Don't read the files back at the end.")] = False,
+    collapse_duplicates: Annotated[
+        bool, typer.Option("--collapse-duplicates", help="Where rows share a key, keep the one that Milvus shows.")
+    ] = False,
+    prove_stable: Annotated[
+        bool, typer.Option("--prove-stable", help="Read everything twice, to prove that nobody wrote meanwhile.")
+    ] = False,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Back a collection up."""
+    settings = _settings(context, as_json)
+    given = {"compression_level": level, "chunk_size_mb": chunk_size_mb, "backup_name": name}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if no_compression:
+        options["compression_enabled"] = False
+    params = BackupParams(
+        backup_type=BackupType.PARTITION if partition else BackupType.FULL_COLLECTION,
+        partition_names=partition or [],
+        tags=tag or [],
+        include_indexes=not no_indexes,
+        duplicates="collapse" if collapse_duplicates else "fail",
+        prove_stable=prove_stable,
+        **options,
+    )
+    manager = settings.manager(
+        needs_server=True,
+        checksum_algorithm=checksum,
+        auto_verify_after_backup=False if no_verify else None,
+    )
+    progress = draws_progress(as_json=settings.as_json)
+    result = _call(manager, lambda: manager.create_backup(collection, params, progress=progress, timeout=timeout))
+    if settings.as_json:
+        print_json(result.to_dict())
+    else:
+        show_created(result)
+    return DONE if result.error is None else exit_code_of_kind(result.error.kind)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    collection: Annotated[
+        str | None, typer.Argument(metavar="COLLECTION", help="Only this collection's.", show_default=False)
+    ] = None,
+    state: Annotated[BackupState | None, typer.Option(case_sensitive=False, help="Only in this state.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag. Repeatable.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only since, such as 2026-01-31T06:00:00Z.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List backups, newest first."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=False)
+    created_after = _time_of(since)
+    backups = _call(
+        manager,
+        lambda: manager.list_backups(collection, state=state, tags=tag or [], created_after=created_after, limit=limit),
+    )
+    if settings.as_json:
+        print_json({"backups": [backup.to_dict() for backup in backups]})
+    else:
+        show_backups(backups)
+    return DONE
+
+
+@app.command()
+def show(
+    context: typer.Context, backup: BackupArgument, collection: CollectionOption = None, as_json: JsonOption = False
+) -> int:
+    """Show one backup."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=False)
+    metadata = _call(manager, lambda: manager.get_backup(backup, collection))
+    if settings.as_json:
+        print_json(metadata.to_dict())
+    else:
+        show_backup(metadata)
+    return DONE
+
+
+app.command("get", hidden=True)(show)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    backup: BackupArgument,
+    collection: CollectionOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Find all damage, instead of stopping at the first.")
+    ] = False,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Prove that a backup is whole: every file's checksum."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=False)
+    params = VerificationParams(fail_fast=not everything, verify_checksums=True)
+    progress = draws_progress(as_json=settings.as_json)
+    result = _call(
+        manager, lambda: manager.verify_backup(backup, collection, params, progress=progress, timeout=timeout)
+    )
+    if settings.as_json:
+        print_json(result.to_dict())
+    else:
+        show_verified(backup, result)
+    return DONE if result.success else CORRUPT
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    backup: BackupArgument,
+    collection: CollectionOption = None,
+    target: Annotated[str | None, typer.Option("--target", help="The collection to make. Default: its own.")] = None,
+    partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    drop_existing: Annotated[
+        bool, typer.Option("--drop-existing", help="Replace a collection of that name, once the new one is proven.")
+    ] = False,
+    load: Annotated[bool, typer.Option("--load", help="Load it, ready for search.")] = False,
+    no_indexes: Annotated[bool, typer.Option("--no-indexes", help="Don't build indexes.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Don't check the files first.")] = False,
+    proof: Annotated[
+        RestoreProof, typer.Option(case_sensitive=False, help="How the rows are proven at the end.")
+    ] = RestoreProof.DIGEST,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a collection of a backup."""
+    settings = _settings(context, as_json)
+    options: dict[str, Any] = {"verify_before_restore": False} if no_verify else {}
+    params = RestoreParams(
+        target_collection_name=target,
+        partition_names=partition or [],
+        drop_existing=drop_existing,
+        load_after_restore=load,
+        restore_indexes=not no_indexes,
+        verify_after=proof,
+        **options,
+    )
+    manager = settings.manager(needs_server=True)
+    progress = draws_progress(as_json=settings.as_json)
+    result = _call(
+        manager, lambda: manager.restore_backup(backup, collection, params, progress=progress, timeout=timeout)
+    )
+    if settings.as_json:
+        print_json(result.to_dict())
+    else:
+        show_restored(result)
+    if result.error is not None:
+        return exit_code_of_kind(result.error.kind)
+    return PARTLY_DONE if result.failed_partitions else DONE
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    backup: BackupArgument,
+    collection: CollectionOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Delete a backup for good."""
+    settings = _settings(context, as_json)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody is there to ask: give --yes to delete without asking", param_hint="--yes")
+        typer.confirm(f"Delete backup {backup} for good?", abort=True, err=True)
+    manager = settings.manager(needs_server=False)
+    deleted = _call(manager, lambda: manager.delete_backup(backup, collection))
+    if settings.as_json:
+        print_json({"deleted": deleted, "backup": backup})
+    else:
+        print(f"deleted {backup}")
+    return DONE if deleted else FAILED
+
+
+def _settings(context: typer.Context, as_json: bool) -> Settings:
+    settings: Settings = context.obj
+    settings.as_json = settings.as_json or as_json
+    return settings
+
+
+def _call(manager: BackupManager, method: Callable[[], Awaitable[Any]]) -> Any:
+    async def work() -> Any:
+        async with manager:
+            return await method()
+
+    return run_interruptibly(work())
+
+
+def _options_of(pairs: list[str]) -> dict[str, str]:
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            # The pair may hold a secret: it is not repeated.
+            raise typer.BadParameter("has to be KEY=VALUE", param_hint="--storage-option")
+        options[key] = value
+    return options
+
+
+def _time_of(text: str | None) -> datetime.datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write it like 2026-01-31T06:00:00Z", param_hint="--since"
+        ) from None
+
+
+def _start_log(level: str, verbose: int) -> None:
+    number = logging.getLevelName(level.upper())
+    if not isinstance(number, int):
+        raise typer.BadParameter(f"{level!r} is not debug, info, warning or error", param_hint="--log-level")
+    if verbose:
+        number = min(number, logging.INFO if verbose == 1 else logging.DEBUG)
+    logging.basicConfig(level=number, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

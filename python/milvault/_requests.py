@@ -1,0 +1,181 @@
+"""From params and config to what the core is asked: pure functions. What this version cannot serve is refused here."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .enums import AutoIdPolicy, BackupStorageType, BackupType, VerificationType
+from .errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from .config import BackupRecoveryConfig
+    from .params import BackupParams, RestoreParams, VerificationParams
+
+
+def repository_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
+    """Where the repository is and how to get in, secrets included."""
+    return {
+        "root": config.local_backup_root_path,
+        "options": {name: value.get_secret_value() for name, value in config.storage_options.items()},
+    }
+
+
+def retry_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
+    """How failures that may pass are repeated."""
+    return {
+        "max_retries": config.max_retries if config.retry_transient_errors else 0,
+        "retry_delay_seconds": config.retry_delay_seconds,
+    }
+
+
+def backup_request(
+    collection_name: str, params: BackupParams, config: BackupRecoveryConfig, timeout: float | None
+) -> dict[str, Any]:
+    """The core's `backup` request.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+    """
+    storage_type = params.storage_type or config.default_storage_type
+    if storage_type is not BackupStorageType.LOCAL_FILE:
+        raise InvalidArgumentError(
+            f"storage_type={storage_type} is not in this version; use BackupStorageType.LOCAL_FILE",
+            collection_name=collection_name,
+        )
+    if params.backup_type is BackupType.INCREMENTAL or params.base is not None:
+        raise InvalidArgumentError(
+            "backup_type=INCREMENTAL (and base) is not in this version; use BackupType.FULL_COLLECTION or PARTITION",
+            collection_name=collection_name,
+        )
+    unset = _unset(params, compression_enabled=config.compression_enabled, compression_level=config.compression_level,
+                   chunk_size_mb=config.default_chunk_size_mb)  # fmt: skip
+    return {
+        "collection_name": checked_name("collection_name", collection_name),
+        "backup_name": params.backup_name,
+        "backup_type": params.backup_type.value,
+        "partition_names": params.partition_names,
+        **unset,
+        "include_indexes": params.include_indexes,
+        "tags": params.tags,
+        "duplicates": params.duplicates,
+        "prove_stable": params.prove_stable,
+        "checksum_algorithm": config.checksum_algorithm.value,
+        "max_concurrent_chunks": config.max_concurrent_chunks,
+        "verify_after": config.auto_verify_after_backup and config.enable_checksum_verification,
+        "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
+    }
+
+
+def restore_request(
+    backup: str,
+    collection_name: str | None,
+    params: RestoreParams,
+    config: BackupRecoveryConfig,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The core's `restore` request.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+    """
+    if params.skip_failed_partitions:
+        raise InvalidArgumentError(
+            "skip_failed_partitions=True is not in this version: a restore is whole or leaves the target as it was; "
+            "use partition_names to leave partitions out"
+        )
+    if params.auto_id is not AutoIdPolicy.PRESERVE:
+        raise InvalidArgumentError(f"auto_id={params.auto_id} is not in this version; use AutoIdPolicy.PRESERVE")
+    unset = _unset(
+        params, verify_before_restore=config.auto_verify_before_restore and config.enable_checksum_verification
+    )
+    return {
+        **_named(backup, collection_name),
+        "target_collection_name": params.target_collection_name,
+        "partition_names": params.partition_names,
+        **unset,
+        "drop_existing": params.drop_existing,
+        "load_after_restore": params.load_after_restore,
+        "restore_indexes": params.restore_indexes,
+        "verify_after": params.verify_after.value,
+        "auto_id": params.auto_id.value,
+        "batch_rows": params.batch_rows,
+        "max_requests_in_flight": params.max_requests_in_flight,
+        "timeout_seconds": checked_timeout(timeout, config.default_restore_timeout),
+    }
+
+
+def verify_request(
+    backup: str,
+    collection_name: str | None,
+    params: VerificationParams,
+    config: BackupRecoveryConfig,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The core's `verify` request.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+    """
+    if params.verification_type is not VerificationType.CHECKSUM:
+        raise InvalidArgumentError(
+            f"verification_type={params.verification_type} is not in this version; use VerificationType.CHECKSUM, "
+            "which checks every file"
+        )
+    return {
+        **_named(backup, collection_name),
+        "verification_type": params.verification_type.value,
+        "sample_size": params.sample_size,
+        "fail_fast": params.fail_fast,
+        **_unset(params, verify_checksums=config.enable_checksum_verification),
+        "verify_schema": params.verify_schema,
+        "verify_data_integrity": params.verify_data_integrity,
+        "deep_verify_row_count": params.deep_verify_row_count,
+        "timeout_seconds": checked_timeout(timeout, config.verification_timeout),
+    }
+
+
+def backup_named(backup: str, collection_name: str | None) -> dict[str, Any]:
+    """A request that names one backup, by id or name, and maybe its collection.
+
+    Raises:
+        InvalidArgumentError: One of them is not a name.
+    """
+    return _named(backup, collection_name)
+
+
+def checked_name(argument: str, value: object) -> str:
+    """`value`, if it can be a name.
+
+    Raises:
+        InvalidArgumentError: It is empty or no string.
+    """
+    if not isinstance(value, str) or not value:
+        raise InvalidArgumentError(f"{argument} has to be a name, not {value!r}")
+    return value
+
+
+def checked_timeout(timeout: float | None, default: float) -> float:
+    """Seconds, the config's where the call gives none.
+
+    Raises:
+        InvalidArgumentError: Not above 0.
+    """
+    if timeout is None:
+        return default
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise InvalidArgumentError(f"timeout must be greater than 0 seconds, not {timeout}")
+    return float(timeout)
+
+
+def _named(backup: str, collection_name: str | None) -> dict[str, Any]:
+    name = None if collection_name is None else checked_name("collection_name", collection_name)
+    return {"backup": checked_name("backup_id", backup), "collection_name": name}
+
+
+def _unset(params: BackupParams | RestoreParams | VerificationParams, **config_values: Any) -> dict[str, Any]:
+    """Fields of `params` where they were set, the config's values where not."""
+    return {
+        name: getattr(params, name) if name in params.model_fields_set else value
+        for name, value in config_values.items()
+    }

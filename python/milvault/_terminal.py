@@ -1,0 +1,194 @@
+"""What the command line shows: tables and words for people, one JSON document for programs; and how it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from .display import human_bytes, human_duration, human_value
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+
+T = TypeVar("T")
+
+
+def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work`; the first Ctrl-C (or SIGTERM) cancels it, so that it cleans up, a second one stops at once.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted, and has cleaned up.
+    """
+
+    async def guarded() -> T:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+        interrupted: list[bool] = []
+
+        def interrupt() -> None:
+            if interrupted:
+                # A repository survives being left at any moment; the next run sweeps.
+                os._exit(130)
+            interrupted.append(True)
+            print("milvault: interrupted, cleaning up (again to stop at once)", file=sys.stderr, flush=True)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Not in a thread, nor on Windows: there the interpreter's own way has to do.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, interrupt)
+        return await task
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def print_json(document: object) -> None:
+    """One JSON document, and nothing else, on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def draws_progress(*, as_json: bool) -> bool:
+    """Whether a progress bar is of use: a person looks at the terminal."""
+    return not as_json and sys.stderr.isatty()
+
+
+def show_backups(backups: Sequence[BackupMetadata]) -> None:
+    """A table of backups."""
+    if not backups:
+        print("no backups")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ID", "COLLECTION", "ROWS", "SIZE", "VERIFIED", "STATE", "TYPE", "CREATED", "NAME"):
+        table.add_column(name, justify="right" if name in ("ROWS", "SIZE") else "left", no_wrap=True)
+    for backup in backups:
+        table.add_row(
+            backup.backup_id,
+            _plain(backup.collection_name),
+            human_value(backup.row_count),
+            human_bytes(backup.compressed_size_bytes or backup.size_bytes),
+            human_value(backup.is_verified),
+            str(backup.state),
+            str(backup.backup_type),
+            human_value(backup.created_at),
+            _plain(backup.backup_name),
+        )
+    _console().print(table)
+
+
+def show_backup(backup: BackupMetadata) -> None:
+    """Everything about one backup that a person wants to know."""
+    snapshot = getattr(backup, "snapshot", None) or {}
+    _show_pairs(
+        [
+            ("id", backup.backup_id),
+            ("name", backup.backup_name),
+            ("collection", backup.collection_name),
+            ("database", getattr(backup, "database", None)),
+            ("partitions", backup.partition_names),
+            ("created", backup.created_at),
+            ("type", backup.backup_type),
+            ("state", backup.state),
+            ("rows", backup.row_count),
+            ("size of rows", human_bytes(backup.size_bytes)),
+            ("size of files", human_bytes(backup.compressed_size_bytes) if backup.compressed_size_bytes else None),
+            ("consistency", snapshot.get("kind") if isinstance(snapshot, dict) else snapshot),
+            ("digest", _digest_of(backup)),
+            ("checksum", f"{backup.checksum_algorithm} {backup.checksum}" if backup.checksum else None),
+            ("verified", backup.last_verified_at if backup.is_verified else "no"),
+            ("Milvus", backup.milvus_version),
+            ("tags", backup.tags),
+            ("stored at", backup.storage_path),
+        ]
+    )
+
+
+def show_created(result: BackupResult) -> None:
+    """How a backup went."""
+    if not result.success:
+        print(f"milvault: the backup failed: {result.error_message}", file=sys.stderr)
+        return
+    files = result.metadata.compressed_size_bytes if result.metadata is not None else None
+    proven = ", verified" if result.verification is not None and result.verification.success else ""
+    print(
+        f"backed up {result.row_count:,} rows of {result.collection_name} in "
+        f"{human_duration(result.execution_time_seconds)} "
+        f"({human_bytes(files if files is not None else result.size_bytes)}{proven})"
+    )
+    _show_pairs([("id", result.backup_id), ("name", result.backup_name), ("stored at", result.storage_path)])
+    _show_warnings(result.warnings)
+
+
+def show_restored(result: RestoreResult) -> None:
+    """How a restore went."""
+    if not result.success:
+        print(f"milvault: the restore failed: {result.error_message}", file=sys.stderr)
+        return
+    proven = {True: ", proven", False: ", NOT proven", None: ""}[result.verification_passed]
+    print(
+        f"restored {result.rows_restored:,} rows to {result.target_collection_name} in "
+        f"{human_duration(result.execution_time_seconds)}{proven}"
+    )
+    if result.failed_partitions:
+        print(f"left out partitions that failed: {', '.join(result.failed_partitions)}")
+    _show_warnings(result.warnings)
+
+
+def show_verified(backup: str, result: VerificationResult) -> None:
+    """What a verification found."""
+    milliseconds = result.verification_time_ms
+    if result.success:
+        print(f"{backup} is whole: {result.files_verified} files checked in {human_duration(milliseconds / 1000)}")
+    else:
+        print(f"{backup} is DAMAGED")
+        for error in result.errors:
+            print(f"  {error}")
+        if not result.errors and result.files_failed:
+            print(f"  {', '.join(result.files_failed)}")
+    _show_warnings(result.warnings)
+
+
+def _digest_of(backup: BackupMetadata) -> str | None:
+    """The fingerprint of the rows, of each partition where there are several."""
+    digest = getattr(backup, "digest", None)
+    partitions = digest.get("partitions") if isinstance(digest, dict) else None
+    if not isinstance(partitions, dict) or not partitions:
+        return None
+    digests = {name: str(each.get("digest")) for name, each in partitions.items() if isinstance(each, dict)}
+    return next(iter(digests.values())) if len(digests) == 1 else human_value(digests)
+
+
+def _show_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"milvault: warning: {warning}", file=sys.stderr)
+
+
+def _show_pairs(pairs: Sequence[tuple[str, Any]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        if value not in (None, [], ""):
+            print(f"  {name:<{width}}  {human_value(value)}")
+
+
+def _plain(text: str) -> str:
+    """`text` without a meaning to rich's markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _console() -> Console:
+    # Wider than any terminal: an id that is cut cannot be copied, and what is piped is read by programs.
+    return Console(width=400)

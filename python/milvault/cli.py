@@ -1,0 +1,112 @@
+"""The command `milvault`: runs it, and turns what happens into an exit code. The commands are in `_commands.py`.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such backup, 11 locked or in progress, 12 corrupt,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._seam import SessionFactory
+
+DONE, FAILED, USAGE, PARTLY_DONE, NOT_FOUND, LOCKED, CORRUPT, INTERRUPTED = 0, 1, 2, 3, 10, 11, 12, 130
+
+_CODE_OF_KIND = {
+    "invalid_argument": USAGE,
+    "backup_not_found": NOT_FOUND,
+    "in_progress": LOCKED,
+    "locked": LOCKED,
+    "backup_corrupted": CORRUPT,
+    "canceled": INTERRUPTED,
+}
+
+_INSTALL = "the command line needs typer and rich: pip install 'milvault[cli]'"
+
+
+def main() -> NoReturn:
+    """The entry point: runs the command line's arguments and exits."""
+    raise SystemExit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str], *, session_factory: SessionFactory | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What stands behind `milvault`.
+        session_factory: Makes the core's sessions; for tests.
+
+    Returns:
+        The exit code.
+    """
+    as_json = "--json" in arguments
+    try:
+        import rich  # noqa: F401
+        import typer
+    except ImportError as error:
+        return _tell({"type": "ImportError", "kind": "usage", "message": f"{_INSTALL} ({error})"}, as_json, FAILED)
+
+    from pydantic import ValidationError
+
+    from ._commands import app
+    from .errors import BackupRecoveryError
+
+    # Newer versions of typer carry a click of their own, older ones use the public one: ask typer for its classes.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
+    click_error: type[Exception] = typer.BadParameter.__mro__[2]
+    interrupted = False
+    code: object = DONE
+    try:
+        code = app(args=list(arguments), prog_name="milvault", standalone_mode=False, obj=session_factory)
+        sys.stdout.flush()
+    except usage_error as error:
+        return _tell_usage(error, as_json)
+    except click_error as error:
+        return _tell({"type": type(error).__name__, "kind": "error", "message": _words(error)}, as_json, FAILED)
+    except ValidationError as error:
+        # `errors()` would hold what was typed, and with it perhaps a secret: take places and messages alone.
+        words = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors())
+        return _tell({"type": "ValidationError", "kind": "usage", "message": words}, as_json, USAGE)
+    except BackupRecoveryError as error:
+        return _tell(error.to_dict(), as_json, exit_code_of_kind(error.kind))
+    except (KeyboardInterrupt, typer.Abort):
+        interrupted = True
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    # typer turns KeyboardInterrupt into this exit code, and says nothing.
+    if interrupted or code == INTERRUPTED:
+        return _tell({"type": "Interrupted", "kind": "interrupted", "message": "interrupted"}, as_json, INTERRUPTED)
+    return code if isinstance(code, int) else DONE
+
+
+def exit_code_of_kind(kind: str) -> int:
+    """The exit code that tells of an error's kind."""
+    return _CODE_OF_KIND.get(kind, FAILED)
+
+
+def _tell(error: dict[str, Any], as_json: bool, code: int) -> int:
+    """Tells people on stderr, programs on stdout, and gives the exit code back."""
+    if as_json:
+        print(json.dumps({"error": error}, indent=2, default=str))
+    else:
+        print(f"milvault: {error['message']}", file=sys.stderr)
+    return code
+
+
+def _tell_usage(error: Any, as_json: bool) -> int:
+    if as_json:
+        return _tell({"type": "UsageError", "kind": "usage", "message": _words(error)}, as_json, USAGE)
+    error.show()  # with the usage line and where to find help
+    return USAGE
+
+
+def _words(error: Any) -> str:
+    return str(error.format_message()) if hasattr(error, "format_message") else str(error)

@@ -1,0 +1,122 @@
+"""`BackupRecoveryConfig`: where backups go and how they are made, unless a call says otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from ._model import Count, Level, Model, PositiveCount, PositiveSeconds, Seconds
+from .enums import BackupStorageType, ChecksumAlgorithm
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_ENVIRONMENT_PREFIX = "MILVAULT_"
+
+
+def _path_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+class BackupRecoveryConfig(Model):
+    """Settings of a `BackupManager`. A field that a params object sets wins over the one here.
+
+    A value out of range is a `pydantic.ValidationError` that names the field and the range.
+
+    Example:
+        >>> BackupRecoveryConfig(compression_level=9).compression_level
+        9
+    """
+
+    default_storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
+    local_backup_root_path: Annotated[str, BeforeValidator(_path_text)] = Field(
+        default="./milvus_backups", min_length=1
+    )
+    """A folder, or an object store's URL (`s3://bucket/prefix`, `gs://`, `az://`, `file://`)."""
+    storage_options: dict[str, SecretStr] = Field(default_factory=dict)
+    """Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown."""
+    milvus_backup_bucket: str | None = None
+    """Where native backups go."""
+
+    default_chunk_size_mb: PositiveCount = 256
+    """About how many MiB of rows, in memory, one data file holds."""
+    max_concurrent_chunks: PositiveCount = 4
+    compression_enabled: bool = True
+    compression_level: Level = 6
+
+    enable_checksum_verification: bool = True
+    """Off: backups are verified neither after they are made nor before they are restored, unless a call asks for it."""
+    checksum_algorithm: ChecksumAlgorithm = ChecksumAlgorithm.SHA256
+    deep_verification_interval_days: PositiveCount = 7
+    auto_verify_after_backup: bool = True
+    auto_verify_before_restore: bool = True
+
+    default_backup_timeout: PositiveSeconds = 3600.0
+    """Seconds."""
+    default_restore_timeout: PositiveSeconds = 3600.0
+    """Seconds."""
+    verification_timeout: PositiveSeconds = 1800.0
+    """Seconds."""
+
+    retention_count: PositiveCount = 10
+    retention_days: PositiveCount = 30
+    min_backups_to_keep: Count = 3
+
+    retry_transient_errors: bool = True
+    max_retries: Count = 3
+    retry_delay_seconds: Seconds = 5.0
+    progress_poll_interval: PositiveSeconds = 2.0
+    """Seconds between two calls of a progress callback."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None, **arguments: Any) -> Self:
+        """The settings from a YAML file and the environment: arguments win over environment, that over the file.
+
+        Environment variables are `MILVAULT_` and a field's name in capitals, such as `MILVAULT_COMPRESSION_LEVEL`;
+        `MILVAULT_ROOT` is short for `MILVAULT_LOCAL_BACKUP_ROOT_PATH`.
+
+        Args:
+            path: A YAML file with fields' names as keys; none is read when left out.
+            **arguments: Fields; `None` means not given.
+
+        Raises:
+            pydantic.ValidationError: A value is out of range, or the file has a key that is no field.
+            InvalidArgumentError: The file cannot be read or is no YAML mapping, or PyYAML is not installed.
+        """
+        values = {**(_read_yaml(Path(path)) if path is not None else {}), **_environment(cls)}
+        values.update({name: value for name, value in arguments.items() if value is not None})
+        return cls.model_validate(values)
+
+
+def _environment(config: type[BackupRecoveryConfig]) -> dict[str, str]:
+    values = {}
+    if root := os.environ.get(_ENVIRONMENT_PREFIX + "ROOT"):
+        values["local_backup_root_path"] = root
+    for name in config.model_fields:
+        value = os.environ.get(_ENVIRONMENT_PREFIX + name.upper())
+        if value and name != "storage_options":
+            values[name] = value
+    return values
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    from .errors import InvalidArgumentError
+
+    try:
+        import yaml
+    except ImportError as error:
+        raise InvalidArgumentError("reading a YAML file needs PyYAML: pip install 'milvault[cli]'") from error
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"the configuration file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InvalidArgumentError(f"the configuration file {path} is not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InvalidArgumentError(f"the configuration file {path} has to be a mapping of settings to values")
+    return values

@@ -1,0 +1,76 @@
+"""Words with a fixed set of values. Each is a `str` whose value equals its name: JSON and people read the same."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class _Word(str, Enum):
+    """A `str` enum that prints as its value on every Python version."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
+
+
+class BackupState(_Word):
+    """Where a backup stands. `COMPLETED` says it is whole, `VERIFIED` that its files have been checked since."""
+
+    NONE = "NONE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    VERIFYING = "VERIFYING"
+    VERIFIED = "VERIFIED"
+
+
+class BackupType(_Word):
+    """What a backup holds: the whole collection, some partitions, or what changed since another backup."""
+
+    FULL_COLLECTION = "FULL_COLLECTION"
+    PARTITION = "PARTITION"
+    INCREMENTAL = "INCREMENTAL"
+
+
+class BackupStorageType(_Word):
+    """How a backup is stored: Parquet files in a folder or object store, or Milvus's own binlogs."""
+
+    LOCAL_FILE = "LOCAL_FILE"
+    MILVUS_NATIVE = "MILVUS_NATIVE"
+
+
+class VerificationType(_Word):
+    """How a backup is proven: every file's checksum, a trial restore, or a sample of the rows."""
+
+    CHECKSUM = "CHECKSUM"
+    DEEP = "DEEP"
+    QUICK = "QUICK"
+
+
+class ChecksumAlgorithm(_Word):
+    """The algorithm of a backup's file checksums. MD5 finds accidents, not attackers."""
+
+    SHA256 = "SHA256"
+    MD5 = "MD5"
+    BLAKE2B = "BLAKE2B"
+
+
+class RestoreProof(_Word):
+    """How restored rows are proven before they take the collection's place.
+
+    `DIGEST` reads them back and compares the digest of every row, `COUNT` compares how many there are, `NONE` trusts.
+    """
+
+    DIGEST = "DIGEST"
+    COUNT = "COUNT"
+    NONE = "NONE"
+
+
+class AutoIdPolicy(_Word):
+    """What becomes of keys that the server had made: kept (`PRESERVE`), or made anew (`REGENERATE`)."""
+
+    PRESERVE = "PRESERVE"
+    REGENERATE = "REGENERATE"

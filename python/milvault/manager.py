@@ -1,0 +1,428 @@
+"""`BackupManager`: backs collections up, proves backups, restores them. Everything is async; the core does the work."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from ._engine import Engine
+from ._requests import (
+    backup_named,
+    backup_request,
+    checked_name,
+    repository_settings,
+    restore_request,
+    retry_settings,
+    verify_request,
+)
+from .config import BackupRecoveryConfig
+from .connection import CollectionManager, ConnectionManager
+from .enums import BackupState
+from .errors import BackupCorruptedError, InvalidArgumentError
+from .params import BackupParams, RestoreParams, VerificationParams
+from .progress import BackupProgress, ProgressStream, reporting
+from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, VerificationResult
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Callable, Iterable
+
+    from pydantic import SecretStr
+    from typing_extensions import Self
+
+    from ._seam import Outcome, SessionFactory
+    from .enums import BackupType
+    from .errors import BackupRecoveryError
+
+    ProgressSink = Callable[[BackupProgress], Any] | ProgressStream | bool | None
+
+
+class BackupManager:
+    """Makes, lists, proves, restores and deletes the backups in one repository.
+
+    It may be used from several `asyncio.run` calls one after another, not after a fork. `async with` closes it.
+
+    A call that fails before its work began raises (wrong arguments, not found, locked, corrupt, incompatible).
+    `create_backup` and `restore_backup` tell what went wrong while they ran (server, deadline, disk) by a result with
+    `success=False`; `result.raise_for_error()` raises the same typed error. Canceling the task stops the work, cleans
+    up within 10 seconds, and raises `CancelledError`.
+
+    Args:
+        connection_manager: The server. Unset: that of `collection_manager`; without either, a manager that has a
+            repository but no server, which can list, get, verify and delete.
+        collection_manager: Looks at the server's collections.
+        config: Where backups go and how they are made. Unset: the defaults.
+
+    Example:
+        ```python
+        async with BackupManager.connect("./milvus.db", "./milvus_backups") as manager:
+            result = await manager.create_backup("articles")
+            result.raise_for_error()
+            print(result.backup_id, result.row_count)
+        ```
+    """
+
+    def __init__(
+        self,
+        connection_manager: ConnectionManager | None = None,
+        collection_manager: CollectionManager | None = None,
+        config: BackupRecoveryConfig | None = None,
+        *,
+        session_factory: SessionFactory | None = None,
+    ) -> None:
+        if connection_manager is None and collection_manager is not None:
+            connection_manager = collection_manager.connection_manager
+        if collection_manager is None and connection_manager is not None:
+            collection_manager = CollectionManager(connection_manager, session_factory=session_factory)
+        self.connection_manager = connection_manager
+        self.collection_manager = collection_manager
+        self.config = config if config is not None else BackupRecoveryConfig()
+        self._engine = Engine(
+            connection_manager,
+            repository=repository_settings(self.config),
+            settings=retry_settings(self.config),
+            poll_interval=self.config.progress_poll_interval,
+            session_factory=session_factory,
+        )
+
+    @classmethod
+    def connect(
+        cls,
+        uri: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        token: str | SecretStr | None = None,
+        db_name: str = "default",
+        user: str | None = None,
+        password: str | SecretStr | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        server_name: str | None = None,
+        storage_options: dict[str, str] | None = None,
+        config: BackupRecoveryConfig | None = None,
+        session_factory: SessionFactory | None = None,
+    ) -> Self:
+        """A manager in one line. Nothing is contacted yet.
+
+        Args:
+            uri: `http(s)://host:port`, a path ending in `.db` for Milvus Lite, or `None` for no server.
+            root: A folder or an object store's URL. Unset: the config's.
+            token: As for `ConnectionManager`, like all up to `server_name`.
+            db_name: The database.
+            user: A user's name, with `password`.
+            password: The user's password.
+            ca_file: A PEM file of authorities to trust.
+            cert_file: A PEM file with our certificate.
+            key_file: A PEM file with our key.
+            server_name: The name that the server's certificate has to bear.
+            storage_options: Options of the object store, such as `aws_endpoint`.
+            config: All other settings.
+            session_factory: Makes the core's sessions; for tests.
+
+        Raises:
+            InvalidArgumentError: The URI is no server's address.
+        """
+        config = config if config is not None else BackupRecoveryConfig()
+        changes: dict[str, Any] = {}
+        if root is not None:
+            changes["local_backup_root_path"] = os.fspath(root)
+        if storage_options is not None:
+            changes["storage_options"] = storage_options
+        if changes:
+            given = {name: getattr(config, name) for name in config.model_fields_set}
+            config = BackupRecoveryConfig.model_validate({**given, **changes})
+        connection = None
+        if uri is not None:
+            connection = ConnectionManager(
+                uri,
+                token,
+                db_name,
+                user=user,
+                password=password,
+                ca_file=ca_file,
+                cert_file=cert_file,
+                key_file=key_file,
+                server_name=server_name,
+            )
+        return cls(connection_manager=connection, config=config, session_factory=session_factory)
+
+    async def create_backup(
+        self,
+        collection_name: str,
+        params: BackupParams | None = None,
+        *,
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> BackupResult:
+        """Backs one collection up.
+
+        Args:
+            collection_name: The collection.
+            params: How; a field left unset takes the config's value.
+            progress: A function (plain or async) given `BackupProgress`, a `ProgressStream`, or `True` for a bar.
+            timeout: Seconds it may take. Unset: the config's `default_backup_timeout`.
+
+        Returns:
+            The backup, or `success=False` and what went wrong while it was made; then nothing of it is left.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            PartitionNotFoundError: There is no such partition.
+            BackupAlreadyExistsError: The collection has a backup of that name.
+            BackupInProgressError: Someone else is backing the collection up.
+            InsufficientStorageError: The rows will not fit.
+            InvalidArgumentError: An argument cannot be right.
+        """
+        began = time.perf_counter()
+        params = params if params is not None else BackupParams()
+        with reporting(progress, f"Backing up {collection_name}") as sink:
+            request = backup_request(collection_name, params, self.config, timeout)
+            outcome = await self._engine.run("backup", request, sink=sink)
+        milliseconds = (time.perf_counter() - began) * 1000
+        if outcome.error is not None:
+            return self._failed_backup(collection_name, params, outcome, outcome.error, milliseconds)
+        return _finished_backup(outcome.value, milliseconds)
+
+    async def list_backups(
+        self,
+        collection_name: str | None = None,
+        *,
+        database: str | None = None,
+        state: BackupState | None = None,
+        backup_type: BackupType | None = None,
+        tags: Iterable[str] = (),
+        created_after: datetime.datetime | None = None,
+        created_before: datetime.datetime | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[BackupMetadata]:
+        """The backups in the repository, newest first. Needs no server.
+
+        Args:
+            collection_name: Only those of this collection.
+            database: Only those of collections in this database. Unset: the connection's; without a server, all.
+            state: Only those in this state.
+            backup_type: Only those of this type.
+            tags: Only those that have all of these.
+            created_after: Only those made at this time or later; needs a time zone.
+            created_before: Only those made before this time; needs a time zone.
+            limit: At most so many.
+            offset: Leaves out the first so many.
+
+        Raises:
+            InvalidArgumentError: A time without a zone, or a negative limit or offset.
+            BackupStorageError: The repository cannot be read.
+        """
+        _check_zone("created_after", created_after)
+        _check_zone("created_before", created_before)
+        if offset < 0 or (limit is not None and limit < 0):
+            raise InvalidArgumentError(f"limit and offset cannot be negative, not {limit} and {offset}")
+        if collection_name is not None:
+            checked_name("collection_name", collection_name)
+        if database is None and self.connection_manager is not None:
+            database = self.connection_manager.db_name
+        request = {"collection_name": collection_name, "database": database}
+        found = (await self._engine.run("list", request, needs_server=False)).unwrap()
+        wanted_tags = set(tags)
+        backups = [
+            backup
+            for backup in map(BackupMetadata.model_validate, found)
+            if (state is None or backup.state is state)
+            and (backup_type is None or backup.backup_type is backup_type)
+            and wanted_tags <= set(backup.tags)
+            and (created_after is None or backup.created_at >= created_after)
+            and (created_before is None or backup.created_at < created_before)
+        ]
+        return BackupList(backups[offset : None if limit is None else offset + limit])
+
+    async def get_backup(self, backup_id: str, collection_name: str | None = None) -> BackupMetadata:
+        """One backup's manifest. Needs no server.
+
+        Args:
+            backup_id: Its id or its name.
+            collection_name: Its collection, where the name alone is not unique.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            BackupCorruptedError: Its manifest is damaged.
+        """
+        request = backup_named(backup_id, collection_name)
+        return BackupMetadata.model_validate((await self._engine.run("get", request, needs_server=False)).unwrap())
+
+    async def verify_backup(
+        self,
+        backup_id: str,
+        collection_name: str | None = None,
+        params: VerificationParams | None = None,
+        *,
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> VerificationResult:
+        """Proves that a backup is whole, or says what is not. Needs no server.
+
+        Args:
+            backup_id: Its id or its name.
+            collection_name: Its collection, where the name alone is not unique.
+            params: How; a field left unset takes the config's value.
+            progress: As for `create_backup`.
+            timeout: Seconds it may take. Unset: the config's `verification_timeout`.
+
+        Returns:
+            What was found, damage included.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            OperationTimeoutError: It did not finish in its time.
+        """
+        params = params if params is not None else VerificationParams()
+        with reporting(progress, f"Verifying {backup_id}") as sink:
+            request = verify_request(backup_id, collection_name, params, self.config, timeout)
+            outcome = await self._engine.run("verify", request, needs_server=False, sink=sink)
+        return VerificationResult.model_validate(outcome.unwrap())
+
+    async def restore_backup(
+        self,
+        backup_id: str,
+        collection_name: str | None = None,
+        params: RestoreParams | None = None,
+        *,
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> RestoreResult:
+        """Makes a collection of a backup. A collection that is there stays until the new one is proven.
+
+        Args:
+            backup_id: The backup's id or name.
+            collection_name: The collection it was made of, where the name alone is not unique.
+            params: How; a field left unset takes the config's value.
+            progress: As for `create_backup`.
+            timeout: Seconds it may take. Unset: the config's `default_restore_timeout`.
+
+        Returns:
+            The restore, or `success=False` and what went wrong while it ran; then nothing has changed.
+
+        Raises:
+            BackupNotFoundError: There is no such backup.
+            BackupCorruptedError: It is damaged.
+            RestoreValidationError: There is a collection of the target's name, and `drop_existing` is off.
+            PartitionNotFoundError: The backup has no such partition.
+            SchemaIncompatibleError: The server cannot hold what the backup has.
+            InvalidArgumentError: An argument cannot be right.
+        """
+        began = time.perf_counter()
+        params = params if params is not None else RestoreParams()
+        with reporting(progress, f"Restoring {backup_id}") as sink:
+            request = restore_request(backup_id, collection_name, params, self.config, timeout)
+            outcome = await self._engine.run("restore", request, may_create=True, sink=sink)
+        milliseconds = (time.perf_counter() - began) * 1000
+        if outcome.error is None:
+            return RestoreResult.model_validate({**outcome.value, "success": True, "execution_time_ms": milliseconds})
+        if not outcome.is_result:
+            raise outcome.error
+        return RestoreResult(
+            success=False,
+            backup_id=outcome.error.backup_id or backup_id,
+            source_collection_name=collection_name,
+            target_collection_name=params.target_collection_name or collection_name,
+            execution_time_ms=milliseconds,
+            error_message=str(outcome.error),
+            error=outcome.error,
+        )
+
+    async def delete_backup(self, backup_id: str, collection_name: str | None = None) -> bool:
+        """Deletes one backup for good. Needs no server.
+
+        Args:
+            backup_id: Its id or its name.
+            collection_name: Its collection, where the name alone is not unique.
+
+        Returns:
+            True: it is gone.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            BackupInProgressError: Someone is reading it.
+        """
+        request = backup_named(backup_id, collection_name)
+        return bool((await self._engine.run("delete", request, needs_server=False)).unwrap())
+
+    async def close(self) -> None:
+        """Ends all work and connections. A Milvus Lite goes on for pymilvus, until the process ends."""
+        await self._engine.close()
+        if self.collection_manager is not None:
+            await self.collection_manager.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        server = None if self.connection_manager is None else self.connection_manager.label
+        return f"BackupManager(server={server!r}, repository={self.config.local_backup_root_path!r})"
+
+    def _failed_backup(
+        self,
+        collection_name: str,
+        params: BackupParams,
+        outcome: Outcome,
+        error: BackupRecoveryError,
+        milliseconds: float,
+    ) -> BackupResult:
+        if not outcome.is_result:
+            raise error
+        return BackupResult(
+            success=False,
+            backup_id=error.backup_id,
+            backup_name=params.backup_name,
+            collection_name=collection_name,
+            storage_type=params.storage_type or self.config.default_storage_type,
+            storage_path=getattr(error, "storage_path", None) or self.config.local_backup_root_path,
+            execution_time_ms=milliseconds,
+            state=BackupState.CANCELED if error.kind == "canceled" else BackupState.FAILED,
+            error_message=str(error),
+            error=error,
+        )
+
+
+def _finished_backup(value: dict[str, Any], milliseconds: float) -> BackupResult:
+    metadata = BackupMetadata.model_validate(value["metadata"])
+    found = value.get("verification")
+    verification = None if found is None else VerificationResult.model_validate(found)
+    error = None
+    if verification is not None and not verification.success:
+        error = BackupCorruptedError(
+            f"backup {metadata.backup_id} was written but does not verify: {'; '.join(verification.errors)}; "
+            "delete it, look at the storage, and make another one",
+            collection_name=metadata.collection_name,
+            backup_id=metadata.backup_id,
+            failed_files=verification.files_failed,
+        )
+    return BackupResult(
+        success=error is None,
+        backup_id=metadata.backup_id,
+        backup_name=metadata.backup_name,
+        collection_name=metadata.collection_name,
+        storage_type=metadata.storage_type,
+        storage_path=metadata.storage_path,
+        size_bytes=metadata.size_bytes,
+        row_count=metadata.row_count,
+        execution_time_ms=milliseconds,
+        state=metadata.state if error is None else BackupState.FAILED,
+        error_message=None if error is None else str(error),
+        warnings=value.get("warnings") or [],
+        metadata=metadata,
+        verification=verification,
+        timings=value.get("timings") or {},
+        error=error,
+    )
+
+
+def _check_zone(argument: str, value: datetime.datetime | None) -> None:
+    if value is not None and value.tzinfo is None:
+        raise InvalidArgumentError(
+            f"{argument} needs a time zone: write datetime(..., tzinfo=timezone.utc), or call .astimezone() on it"
+        )

@@ -1,0 +1,117 @@
+"""What a call is told: `BackupParams`, `RestoreParams`, `VerificationParams`.
+
+A field that is left unset takes the value of the manager's `BackupRecoveryConfig` where that has one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ._model import Level, Model, Percent, PositiveCount
+from .enums import AutoIdPolicy, BackupStorageType, BackupType, RestoreProof, VerificationType
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class BackupParams(Model):
+    """How one backup is made.
+
+    Attributes:
+        backup_type: `FULL_COLLECTION`, or `PARTITION` with `partition_names`.
+        partition_names: The partitions of a `PARTITION` backup.
+        compression_enabled: Whether data files are compressed, with zstd. Unset: the config's.
+        compression_level: 1 (fast) to 9 (small). Unset: the config's.
+        chunk_size_mb: About how many MiB of rows, in memory, one data file holds. Unset: the config's default.
+        include_indexes: Whether index definitions are kept, so that a restore can build them again.
+        backup_name: A name for people, unique within the collection. Unset: made from collection and UTC time.
+        tags: Words to find the backup by.
+        storage_type: How it is stored. Unset: the config's default.
+        base: The backup that an incremental one builds on.
+        resume: Whether finished chunks of an interrupted backup may be used again. None are kept so far, so that a
+            backup always begins anew.
+        duplicates: What to do where several rows have one primary key: `fail`, naming them, or `collapse` them to the
+            one that Milvus shows, with a warning.
+        prove_stable: Whether to read everything twice and compare, to prove that nobody wrote meanwhile.
+    """
+
+    backup_type: BackupType = BackupType.FULL_COLLECTION
+    partition_names: list[Name] = Field(default_factory=list)
+    compression_enabled: bool = True
+    compression_level: Level = 6
+    chunk_size_mb: PositiveCount = 256
+    include_indexes: bool = True
+    backup_name: Name | None = None
+    tags: list[str] = Field(default_factory=list)
+    storage_type: BackupStorageType | None = None
+    base: str | None = None
+    resume: bool = True
+    duplicates: Literal["fail", "collapse"] = "fail"
+    prove_stable: bool = False
+
+    @model_validator(mode="after")
+    def _partitions_fit_the_type(self) -> Self:
+        if self.backup_type is BackupType.PARTITION and not self.partition_names:
+            raise ValueError("partition_names: a PARTITION backup needs at least one partition's name")
+        if self.backup_type is BackupType.FULL_COLLECTION and self.partition_names:
+            raise ValueError(
+                "partition_names: a FULL_COLLECTION backup holds every partition; "
+                "use backup_type=BackupType.PARTITION to back up only these"
+            )
+        return self
+
+
+class RestoreParams(Model):
+    """How one restore is carried out.
+
+    Attributes:
+        target_collection_name: The collection to make. Unset: the backup's own.
+        partition_names: Only these partitions; all when empty.
+        verify_before_restore: Whether every file's checksum is checked first. Unset: the config's.
+        drop_existing: Whether a collection of the target's name may be replaced. It stays until the new one is proven.
+        load_after_restore: Whether the collection is loaded, ready for search, at the end.
+        restore_indexes: Whether indexes are built again.
+        skip_failed_partitions: `True` is refused in this version: a restore is whole or leaves the target as it was.
+        verify_after: How restored rows are proven before they take the collection's place.
+        auto_id: What becomes of primary keys that the server had made.
+        batch_rows: Rows in one insert request. Unset: chosen by the rows' size.
+        max_requests_in_flight: Insert requests on the way at the same time.
+    """
+
+    target_collection_name: Name | None = None
+    partition_names: list[Name] = Field(default_factory=list)
+    verify_before_restore: bool = True
+    drop_existing: bool = False
+    load_after_restore: bool = False
+    restore_indexes: bool = True
+    skip_failed_partitions: bool = False
+    verify_after: RestoreProof = RestoreProof.DIGEST
+    auto_id: AutoIdPolicy = AutoIdPolicy.PRESERVE
+    batch_rows: PositiveCount | None = None
+    max_requests_in_flight: PositiveCount = 2
+
+
+class VerificationParams(Model):
+    """How one backup is verified.
+
+    Attributes:
+        verification_type: `CHECKSUM` checks every file.
+        sample_size: Percent of the data that `QUICK` looks at, above 0, at most 100.
+        fail_fast: Whether to stop at the first damage; otherwise all of it is found.
+        verify_checksums: Whether files' checksums are checked. Unset: the config's `enable_checksum_verification`.
+        verify_schema: Whether the schema is checked.
+        verify_data_integrity: Whether rows are checked.
+        deep_verify_row_count: Whether `DEEP` compares the number of rows.
+    """
+
+    verification_type: VerificationType = VerificationType.CHECKSUM
+    sample_size: Percent = 10.0
+    fail_fast: bool = True
+    verify_checksums: bool = True
+    verify_schema: bool = True
+    verify_data_integrity: bool = True
+    deep_verify_row_count: bool = True

@@ -1,0 +1,331 @@
+"""What calls return. All frozen, with `to_dict()`, a short `repr`, and a table in notebooks.
+
+Sizes ending in `_mb` are in units of 1024² bytes; times are in UTC.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from ._model import BYTES_PER_MB, Result, UtcDatetime
+from .display import html_grid
+from .enums import BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
+from .errors import BackupRecoveryError
+
+
+def _known_state(value: Any) -> Any:
+    """A state that only the manifest knows, such as that of a backup half deleted: not whole, so `FAILED`."""
+    return value if not isinstance(value, str) or value in BackupState.__members__ else BackupState.FAILED
+
+
+class BackupMetadata(Result):
+    """A backup, as its manifest describes it. Keys that this version does not know are kept and can be read by name.
+
+    Attributes:
+        backup_id: Names the backup; ids sort by time.
+        backup_name: The name for people, unique within the collection.
+        collection_name: The collection it was made of.
+        partition_names: The partitions it holds.
+        created_at: When it was made, UTC.
+        storage_type: How it is stored.
+        storage_path: Where it is: a folder or a URL.
+        size_bytes: Bytes of its rows in memory (Arrow).
+        compressed_size_bytes: Bytes of its files.
+        checksum: One checksum that stands for the whole backup.
+        checksum_algorithm: The algorithm of that one and of the files'.
+        is_verified: Whether its last verification found it whole.
+        last_verified_at: When that was, UTC; `None` if never.
+        state: `COMPLETED`, unless something is wrong with it.
+        backup_type: What it holds.
+        error_message: Why it failed, where it did.
+        milvus_version: The server's version.
+        schema_snapshot: The collection's schema, as the backup keeps it.
+        row_count: Rows.
+        segment_count: Data files.
+        compression_enabled: Whether its files are compressed.
+        compression_level: How hard, 1 to 9.
+        include_indexes: Whether it holds index definitions.
+        metadata_version: The version of the manifest's format.
+        tags: Words to find it by.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    _derived: ClassVar[tuple[str, ...]] = ("size_mb", "compressed_size_mb", "compression_ratio")
+    _shown: ClassVar[tuple[str, ...]] = (
+        "backup_id",
+        "backup_name",
+        "collection_name",
+        "backup_type",
+        "state",
+        "row_count",
+        "created_at",
+        "is_verified",
+        "storage_path",
+        "tags",
+    )
+
+    backup_id: str
+    backup_name: str
+    collection_name: str
+    partition_names: list[str] = Field(default_factory=list)
+    created_at: UtcDatetime
+    storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
+    storage_path: str = ""
+    size_bytes: int = 0
+    compressed_size_bytes: int | None = None
+    checksum: str | None = None
+    checksum_algorithm: ChecksumAlgorithm = ChecksumAlgorithm.SHA256
+    is_verified: bool = False
+    last_verified_at: UtcDatetime | None = None
+    state: Annotated[BackupState, BeforeValidator(_known_state)] = BackupState.COMPLETED
+    backup_type: BackupType = BackupType.FULL_COLLECTION
+    error_message: str | None = None
+    milvus_version: str | None = None
+    schema_snapshot: dict[str, Any] | None = None
+    row_count: int = 0
+    segment_count: int = 0
+    compression_enabled: bool = True
+    compression_level: int | None = None
+    include_indexes: bool = True
+    metadata_version: int | str = 1
+    tags: list[str] = Field(default_factory=list)
+
+    @property
+    def is_full_backup(self) -> bool:
+        """Whether it holds the whole collection."""
+        return self.backup_type is BackupType.FULL_COLLECTION
+
+    @property
+    def is_partition_backup(self) -> bool:
+        """Whether it holds some partitions only."""
+        return self.backup_type is BackupType.PARTITION
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it is whole, so that it can be restored."""
+        return self.state in (BackupState.COMPLETED, BackupState.VERIFYING, BackupState.VERIFIED)
+
+    @property
+    def size_mb(self) -> float:
+        """`size_bytes` in units of 1024² bytes."""
+        return self.size_bytes / BYTES_PER_MB
+
+    @property
+    def compressed_size_mb(self) -> float | None:
+        """`compressed_size_bytes` in units of 1024² bytes."""
+        return None if self.compressed_size_bytes is None else self.compressed_size_bytes / BYTES_PER_MB
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """How many bytes of rows one byte on disk stands for; `None` where that is unknown."""
+        return self.size_bytes / self.compressed_size_bytes if self.compressed_size_bytes else None
+
+
+class VerificationResult(Result):
+    """What a verification found. Damage is a finding, not an exception.
+
+    Attributes:
+        success: Whether the backup is whole.
+        verification_type: How it was proven.
+        checksum_valid: Whether all checksums match; `None` where they were not checked.
+        deep_verification_passed: The outcome of a trial restore; `None` where there was none.
+        files_verified: How many files were checked.
+        files_failed: The damaged or missing ones, as paths within the backup.
+        errors: Everything that is wrong.
+        warnings: What is odd but harmless.
+        verification_time_ms: Milliseconds it took.
+        verified_at: When it ended, UTC.
+        details: Whatever else was learned.
+    """
+
+    _derived: ClassVar[tuple[str, ...]] = ("has_errors", "has_warnings")
+    _shown: ClassVar[tuple[str, ...]] = (
+        "success",
+        "verification_type",
+        "files_verified",
+        "files_failed",
+        "errors",
+        "warnings",
+        "verification_time_ms",
+        "verified_at",
+    )
+
+    success: bool
+    verification_type: VerificationType = VerificationType.CHECKSUM
+    checksum_valid: bool | None = None
+    deep_verification_passed: bool | None = None
+    files_verified: int = 0
+    files_failed: list[str] = Field(default_factory=list)
+    errors: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    verification_time_ms: float = 0.0
+    verified_at: UtcDatetime
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(self.errors)
+
+    @property
+    def has_warnings(self) -> bool:
+        """Whether anything is odd."""
+        return bool(self.warnings)
+
+
+class _Outcome(Result):
+    """A result that may say that the work failed while it ran, and then carries the error."""
+
+    success: bool
+    error_message: str | None = None
+    error: BackupRecoveryError | None = Field(default=None, exclude=True, repr=False)
+
+    def raise_for_error(self) -> None:
+        """Raises the error that the work ended with, if it did.
+
+        Raises:
+            BackupRecoveryError: The same typed error as `error`.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and derived values as JSON-ready values; a failed one has `error` with class, kind and message."""
+        values = super().to_dict()
+        values["error"] = None if self.error is None else self.error.to_dict()
+        return values
+
+
+class BackupResult(_Outcome):
+    """How a backup went.
+
+    Attributes:
+        success: Whether it is there, whole.
+        backup_id: Its id; where it failed, the one it would have had, if it got that far.
+        backup_name: Its name.
+        collection_name: The collection.
+        storage_type: How it is stored.
+        storage_path: Where it is; where it failed, the repository.
+        size_bytes: Bytes of its rows in memory (Arrow).
+        row_count: Rows.
+        execution_time_ms: Milliseconds from call to return.
+        state: `COMPLETED`, `VERIFIED`, `FAILED` or `CANCELED`.
+        error_message: What went wrong while it ran.
+        warnings: What to know about it, such as that writers were active.
+        metadata: The manifest; `None` where it failed.
+        verification: What the verification after it found, where there was one.
+        timings: Seconds by phase.
+        error: The typed error behind `error_message`.
+    """
+
+    _derived: ClassVar[tuple[str, ...]] = ("size_mb", "execution_time_seconds")
+    _shown: ClassVar[tuple[str, ...]] = (
+        "success",
+        "backup_id",
+        "backup_name",
+        "collection_name",
+        "row_count",
+        "state",
+        "storage_path",
+        "error_message",
+        "warnings",
+    )
+
+    backup_id: str | None = None
+    backup_name: str | None = None
+    collection_name: str
+    storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
+    storage_path: str | None = None
+    size_bytes: int = 0
+    row_count: int = 0
+    execution_time_ms: float = 0.0
+    state: BackupState
+    warnings: list[str] = Field(default_factory=list)
+    metadata: BackupMetadata | None = None
+    verification: VerificationResult | None = None
+    timings: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def size_mb(self) -> float:
+        """`size_bytes` in units of 1024² bytes."""
+        return self.size_bytes / BYTES_PER_MB
+
+    @property
+    def execution_time_seconds(self) -> float:
+        """`execution_time_ms` in seconds."""
+        return self.execution_time_ms / 1000
+
+
+class RestoreResult(_Outcome):
+    """How a restore went.
+
+    Attributes:
+        success: Whether the target is there, whole and proven.
+        backup_id: The backup it came from.
+        source_collection_name: The collection that the backup was made of.
+        target_collection_name: The collection that was to be made.
+        rows_restored: Rows in the target.
+        partitions_restored: Partitions in the target.
+        failed_partitions: Partitions that were left out, where `skip_failed_partitions` allowed it.
+        execution_time_ms: Milliseconds from call to return.
+        verification_passed: Whether the rows were proven; `None` where that was not asked for.
+        verification_details: How they were proven.
+        error_message: What went wrong while it ran; the collection that was there is untouched then.
+        warnings: What to know about it.
+        timings: Seconds by phase.
+        error: The typed error behind `error_message`.
+    """
+
+    _derived: ClassVar[tuple[str, ...]] = ("execution_time_seconds",)
+    _shown: ClassVar[tuple[str, ...]] = (
+        "success",
+        "backup_id",
+        "source_collection_name",
+        "target_collection_name",
+        "rows_restored",
+        "failed_partitions",
+        "verification_passed",
+        "error_message",
+        "warnings",
+    )
+
+    backup_id: str
+    source_collection_name: str | None = None
+    target_collection_name: str | None = None
+    rows_restored: int = 0
+    partitions_restored: list[str] = Field(default_factory=list)
+    failed_partitions: list[str] = Field(default_factory=list)
+    execution_time_ms: float = 0.0
+    verification_passed: bool | None = None
+    verification_details: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    timings: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def execution_time_seconds(self) -> float:
+        """`execution_time_ms` in seconds."""
+        return self.execution_time_ms / 1000
+
+
+class BackupList(list[BackupMetadata]):
+    """A plain list of backups, newest first, that shows as a table in notebooks."""
+
+    def _repr_html_(self) -> str:
+        header = ("backup id", "name", "collection", "created", "type", "state", "rows", "MiB", "verified")
+        rows = [
+            (
+                backup.backup_id,
+                backup.backup_name,
+                backup.collection_name,
+                backup.created_at,
+                backup.backup_type,
+                backup.state,
+                backup.row_count,
+                backup.size_mb,
+                backup.is_verified,
+            )
+            for backup in self
+        ]
+        return html_grid(f"{len(self)} backups", header, rows)
