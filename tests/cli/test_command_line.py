@@ -1,0 +1,171 @@
+"""The command `milvault` from outside: what it prints, and what it exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.backup_files import data_files, leftovers
+from tests.recipes import count, create, create_large, expected, partitioned, plain, read_all
+
+DONE, FAILED, USAGE, NOT_FOUND, LOCKED, CORRUPT, INTERRUPTED = 0, 1, 2, 10, 11, 12, 130
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "milvault", *map(str, arguments)]
+
+
+@pytest.fixture
+def milvault(lite_tcp, root):
+    """Runs the command against Lite over TCP; asserts its exit code and gives its stdout, parsed where `--json`."""
+    environment = {**os.environ, "MILVAULT_URI": lite_tcp.uri, "MILVAULT_ROOT": str(root), "NO_COLOR": "1"}
+
+    def run(*arguments: str, exits: int = DONE):
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == exits, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return json.loads(done.stdout) if "--json" in arguments else done
+
+    run.environment = environment
+    return run
+
+
+def test_a_collection_is_backed_up_lost_and_restored(milvault, lite_tcp, name, root):
+    recipe = plain(400)
+    create(lite_tcp.client, name, recipe)
+    made = milvault("create", name, "--name", "first", "--tag", "nightly", "--json")
+    assert made["success"] is True
+    assert made["row_count"] == 400
+    assert [backup["backup_id"] for backup in milvault("list", "--json")["backups"]] == [made["backup_id"]]
+    assert milvault("show", "first", "--json")["tags"] == ["nightly"]
+    assert milvault("verify", "first", "--json")["success"] is True
+
+    lite_tcp.client.drop_collection(name)
+    restored = milvault("restore", "first", "--load", "--json")
+    assert restored["rows_restored"] == 400
+    assert restored["verification_passed"] is True
+    assert read_all(lite_tcp.client, name) == expected(recipe)
+
+    assert milvault("delete", "first", "--yes", "--json")["deleted"] is True
+    assert milvault("list", "--json")["backups"] == []
+    assert leftovers(root) == []
+
+
+def test_people_get_words_and_tables(milvault, lite_tcp, name):
+    create(lite_tcp.client, name, plain(40))
+    assert "40 rows" in milvault("create", name, "--name", "mine").stdout
+    listed = milvault("list").stdout
+    assert "mine" in listed
+    assert name in listed
+    assert "mine" in milvault("show", "mine").stdout
+    assert "whole" in milvault("verify", "mine").stdout
+    assert "40 rows" in milvault("restore", "mine", "--target", f"{name}_copy").stdout
+    assert count(lite_tcp.client, f"{name}_copy") == 40
+
+
+def test_partitions_compression_and_checksum_can_be_chosen(milvault, lite_tcp, name):
+    create(lite_tcp.client, name, partitioned(90))
+    options = ["--partition", "spring", "--no-compression", "--checksum", "BLAKE2B", "--json"]
+    made = milvault("create", name, *options)
+    assert made["row_count"] == 30
+    assert made["metadata"]["checksum_algorithm"] == "BLAKE2B"
+    assert made["metadata"]["compression_enabled"] is False
+    assert made["metadata"]["backup_type"] == "PARTITION"
+
+
+@pytest.mark.parametrize("arguments", [["show", "no-such"], ["verify", "no-such"], ["restore", "no-such"]])
+def test_no_such_backup_exits_with_10(milvault, arguments):
+    assert "no-such" in milvault(*arguments, exits=NOT_FOUND).stderr
+    assert milvault(*arguments, "--json", exits=NOT_FOUND)["error"]["type"] == "BackupNotFoundError"
+
+
+def test_a_missing_collection_exits_with_1_and_names_it(milvault):
+    assert "nowhere" in milvault("create", "nowhere", exits=FAILED).stderr
+    assert milvault("create", "nowhere", "--json", exits=FAILED)["error"]["type"] == "CollectionNotFoundError"
+
+
+@pytest.mark.parametrize("arguments", [["create"], ["create", "x", "--level", "99"], ["frobnicate"], ["list", "--odd"]])
+def test_wrong_usage_exits_with_2(milvault, arguments):
+    milvault(*arguments, exits=USAGE)
+
+
+def test_deleting_asks_first(milvault, lite_tcp, name):
+    create(lite_tcp.client, name, plain(5))
+    milvault("create", name, "--name", "mine")
+    assert "--yes" in milvault("delete", "mine", exits=USAGE).stderr
+    assert len(milvault("list", "--json")["backups"]) == 1
+
+
+def test_a_damaged_backup_exits_with_12(milvault, lite_tcp, name):
+    create(lite_tcp.client, name, plain(100))
+    made = milvault("create", name, "--json")
+    (file,) = data_files(made["storage_path"])
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    found = milvault("verify", made["backup_id"], "--json", exits=CORRUPT)
+    assert found["files_failed"] == [f"data/{file.name}"]
+    assert file.name in milvault("verify", made["backup_id"], exits=CORRUPT).stdout
+    refused = milvault("restore", made["backup_id"], "--target", f"{name}_copy", "--json", exits=CORRUPT)
+    assert refused["error"]["type"] == "BackupCorruptedError"
+    assert f"{name}_copy" not in lite_tcp.client.list_collections()
+
+
+def _start_and_wait_for_lock(milvault, root: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    running = subprocess.Popen(
+        command("create", name, *more),
+        env=milvault.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not list(root.rglob(".lock.json")) and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.3)  # rows are being read
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_exits_with_130_and_leaves_nothing(milvault, lite_tcp, name, root, number):
+    create_large(lite_tcp.uri, name, 60_000, 128)
+    running = _start_and_wait_for_lock(milvault, root, name, "--json")
+    running.send_signal(number)
+    output, errors = running.communicate(timeout=15)
+    assert running.returncode == INTERRUPTED, errors
+    assert json.loads(output)["error"]["type"] == "Interrupted"
+    assert milvault("list", "--json")["backups"] == []
+    assert leftovers(root) == []
+
+
+def test_a_locked_collection_exits_with_11(milvault, lite_tcp, name, root):
+    create_large(lite_tcp.uri, name, 60_000, 128)
+    running = _start_and_wait_for_lock(milvault, root, name)
+    try:
+        refused = milvault("create", name, "--json", exits=LOCKED)
+        assert refused["error"]["type"] == "BackupInProgressError"
+    finally:
+        running.communicate(timeout=60)
+    assert running.returncode == DONE
+
+
+def test_no_server_exits_with_1_and_says_where_it_looked(milvault):
+    from tests.servers.process import free_ports
+
+    uri = f"http://127.0.0.1:{free_ports(1)[0]}"
+    assert uri in milvault("--uri", uri, "create", "anything", exits=FAILED).stderr
+
+
+def test_an_embedded_database_is_given_as_a_path(milvault, lite, name):
+    from milvus_lite.server_manager import server_manager_instance
+
+    create(lite.client, name, plain(25))
+    server_manager_instance.release_server(lite.uri)  # the command is another process: the lock has to be free
+    assert milvault("--uri", lite.uri, "create", name, "--json")["row_count"] == 25

@@ -1,0 +1,84 @@
+"""One operation in a process of its own, which may be told to kill itself (SIGKILL) at a moment given in advance.
+
+`python -m tests.faults.child JSON` with operation, uri, root, collection and, where needed, backup, target; and `kill`:
+{"phases": [...], "delay": seconds, "needs": path}: the time that passes between the first sight of one of the phases
+(and of the file, where one is named) and the kill.
+Prints a line of JSON: how it ended, or, just before the kill, in which phase it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from milvault import BackupManager, BackupParams, BackupRecoveryConfig, RestoreParams
+
+
+def tell(**event: Any) -> None:
+    os.write(1, (json.dumps(event) + "\n").encode())
+
+
+class Killer:
+    """A progress sink that ends this process some time after a phase began."""
+
+    def __init__(self, phases: list[str], delay: float, needs: str | None = None) -> None:
+        self.phases, self.delay, self.phase, self.armed = phases, delay, "waiting", False
+        self.needs = Path(needs) if needs else None
+
+    def __call__(self, progress: Any) -> None:
+        self.phase = progress.phase
+        if self.phase in self.phases and not self.armed and (self.needs is None or self.needs.exists()):
+            self.armed = True
+            if self.delay:
+                threading.Timer(self.delay, self.kill).start()
+            else:
+                self.kill()
+
+    def kill(self) -> None:
+        tell(died_in=self.phase)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def run(job: dict[str, Any]) -> dict[str, Any]:
+    kill = job.get("kill")
+    killer = Killer(**kill) if kill else None
+    config = BackupRecoveryConfig(
+        local_backup_root_path=job["root"],
+        progress_poll_interval=0.001,
+        retry_delay_seconds=0.2,
+        default_chunk_size_mb=1,
+        auto_verify_after_backup=False,
+    )
+    manager = BackupManager.connect(job["uri"], config=config)
+    collection = job["collection"]
+    if job["operation"] == "backup":
+        result = await manager.create_backup(collection, BackupParams(**job.get("params", {})), progress=killer)
+        return {"success": result.success, "error": repr(result.error), "backup_id": result.backup_id}
+    if job["operation"] == "restore":
+        params = RestoreParams(**job.get("params", {}))
+        restored = await manager.restore_backup(job["backup"], collection, params, progress=killer)
+        return {"success": restored.success, "error": repr(restored.error)}
+    if killer is not None:
+        await manager.get_backup(job["backup"], collection)  # everything is loaded and warm
+        killer.phase = "deleting"
+        threading.Timer(killer.delay, killer.kill).start()
+    return {"success": await manager.delete_backup(job["backup"], collection), "error": None}
+
+
+if __name__ == "__main__":
+    # The switch interval bounds how late the kill comes while Python is busy.
+    sys.setswitchinterval(0.0005)
+    began = time.monotonic()
+    try:
+        tell(**asyncio.run(run(json.loads(sys.argv[1]))), seconds=time.monotonic() - began)
+    except Exception as error:  # noqa: BLE001 - told to the parent
+        tell(success=False, error=repr(error), type=type(error).__name__)
+    # Timers that are still armed must not outlive the work.
+    os._exit(0)

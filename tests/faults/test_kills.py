@@ -1,0 +1,208 @@
+"""Seeded SIGKILLs of the process, in each phase of backup, restore and delete.
+
+After each: what is listed verifies, the target is whole (the old or the new), and the next run leaves no trace of the
+dead one. 100 kills with MILVAULT_SOAK=1 (`make soak`), 35 otherwise; the histogram of phases is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pymilvus import MilvusClient
+
+from milvault import BackupManager, BackupParams, RestoreParams
+from tests.backup_files import leftovers
+from tests.conftest import SOAK, STAGING
+from tests.faults.processes import run_child
+from tests.recipes import Recipe, create, expected, plain, read_all
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000 if SOAK else 900)]
+
+SEED = 20261121
+
+# A moment to die in: the operation, the phases that count as it, the longest delay after its beginning, in seconds.
+# A backup's lock is taken while it counts; checksums, manifest and the folder's fsync are written in "writing".
+MOMENTS: dict[str, tuple[str, list[str], float]] = {
+    "backup: lock": ("backup", ["waiting", "counting"], 0.005),
+    "backup: reading": ("backup", ["reading"], 0.15),
+    "backup: committing": ("backup", ["writing"], 0.008),
+    "restore: staging": ("restore", ["inserting", "flushing", "indexing"], 0.3),
+    "restore: proving": ("restore", ["loading", "proving"], 0.1),
+    "restore: swapping": ("restore", ["swapping", "cleaning"], 0.012),
+    "delete": ("delete", ["deleting"], 0.004),
+}
+
+
+class Scene:
+    """A repository and a server on which process after process dies, and what must hold in between."""
+
+    def __init__(self, uri: str, root: Path, name: str, rows: int) -> None:
+        self.uri, self.root, self.name = uri, root, name
+        self.target = f"{name}_target"
+        self.client = MilvusClient(uri)
+        self.source = plain(rows, dim=32)
+        self.states = {"old": plain(rows, dim=32, start=10**6), "new": self.source}
+        self.backups: dict[str, str] = {}
+        self.manager: BackupManager | None = None
+        self.dead_collection = name
+        self.gone_for_a_while = 0
+
+    async def prepare(self, manager: BackupManager) -> None:
+        """The source, the target in its old state, a backup of each state."""
+        self.manager = manager
+        create(self.client, self.name, self.source)
+        small = plain(20)
+        create(self.client, f"{self.name}_small", Recipe(small.fields, small.rows))
+        create(self.client, self.target, self.states["old"])
+        self.client.create_alias(self.target, f"{self.name}_alias")
+        self.backups["old"] = await self._backup(self.target)
+        self.backups["new"] = await self._backup(self.name)
+
+    async def _backup(self, collection: str) -> str:
+        made = await self.manager.create_backup(collection, BackupParams(chunk_size_mb=1))
+        assert made.success, made.error_message
+        return made.backup_id
+
+    def state_of_target(self) -> str | None:
+        """Which of the two the target is, row by row; None where it is missing; fails where it is neither."""
+        if self.target not in self.client.list_collections():
+            return None
+        self.client.load_collection(self.target)
+        rows = read_all(self.client, self.target)
+        for state, recipe in self.states.items():
+            if rows == expected(recipe):
+                return state
+        raise AssertionError(f"the target holds {len(rows)} rows and is neither the old nor the new collection")
+
+    async def kill(self, moment: str, rng: random.Random) -> str | None:
+        """Lets one process die; the phase that it died in, or None where it finished first."""
+        operation, phases, longest = MOMENTS[moment]
+        job = {
+            "operation": operation,
+            "uri": self.uri,
+            "root": str(self.root),
+            "collection": self.name,
+            "kill": {"phases": phases, "delay": round(rng.uniform(0, longest), 4)},
+        }
+        if moment == "backup: lock":
+            job["kill"]["needs"] = str(self.root / self.name / ".lock.json")
+        if operation == "restore":
+            now = self.state_of_target()
+            wanted = "old" if now == "new" else "new"
+            job |= {
+                "backup": self.backups[wanted],
+                "collection": self.target if wanted == "old" else self.name,
+                "params": {"target_collection_name": self.target, "drop_existing": True},
+            }
+        if operation == "delete":
+            job["backup"] = await self._backup(self.name)
+        self.dead_collection = job["collection"]
+        code, said = run_child(job)
+        if code == 0:
+            assert said["success"], said
+            return None
+        assert code == -9, (code, said)
+        await asyncio.sleep(0.5)  # the server may still be at what the dead process asked for last
+        return said["died_in"]
+
+    async def check(self, died: str) -> None:
+        """What must hold at once, and after the next run."""
+        for listed in await self.manager.list_backups():
+            verification = await self.manager.verify_backup(listed.backup_id, listed.collection_name)
+            assert verification.success, f"after dying in {died}: {listed.backup_id}: {verification.errors}"
+        # Milvus cannot swap two names in one step: a swap cut short may leave neither until the next run ends it.
+        at_once = self.state_of_target()
+        assert at_once is not None or died in ("swapping", "cleaning"), f"the target is gone after dying in {died}"
+        self.gone_for_a_while += at_once is None
+
+        # The next run is of another kind than the dead one, as often as not.
+        again = await self.manager.create_backup(f"{self.name}_small")
+        assert again.success, f"after dying in {died}: {again.error_message}"
+        await self.manager.delete_backup(again.backup_id, f"{self.name}_small")
+        again = await self.manager.create_backup(self.dead_collection)
+        assert again.success, f"after dying in {died}: {again.error_message}"
+        await self.manager.delete_backup(again.backup_id, self.dead_collection)
+        assert leftovers(self.root) == [], f"after dying in {died}"
+        staging = [name for name in self.client.list_collections() if STAGING.match(name)]
+        assert staging == [], f"after dying in {died}"
+        assert self.state_of_target() in ("old", "new")
+        assert self.client.list_aliases(self.target)["aliases"] == [f"{self.name}_alias"]
+        for listed in await self.manager.list_backups(self.name):
+            if listed.backup_id not in self.backups.values():
+                await self.manager.delete_backup(listed.backup_id, self.name)
+        assert {listed.backup_id for listed in await self.manager.list_backups()} == set(self.backups.values())
+
+
+async def killing(scene: Scene, kills: int, moments: list[str], capsys) -> Counter[str]:
+    """Kills so often, by turns at each moment; prints the histogram."""
+    rng = random.Random(SEED)
+    histogram: Counter[str] = Counter()
+    phases: Counter[str] = Counter()
+    swept: Counter[str] = Counter()
+    survived: Counter[str] = Counter()
+    while sum(histogram.values()) < kills and sum(survived.values()) < 2 * kills:
+        # The moment that has had the fewest so far.
+        moment = min(moments, key=lambda one: (histogram[one], moments.index(one)))
+        died = await scene.kill(moment, rng)
+        if died is None:
+            survived[moment] += 1
+        else:
+            operation = MOMENTS[moment][0]
+            # It may have got further than it was meant to: count it where it died.
+            actual = next((one for one in moments if MOMENTS[one][0] == operation and died in MOMENTS[one][1]), moment)
+            histogram[actual] += 1
+            phases[f"{operation}: {died}"] += 1
+            swept[actual] += bool(leftovers(scene.root))
+        await scene.check(died or "nothing (it had finished)")
+    with capsys.disabled():
+        print(f"\n{sum(histogram.values())} kills, seed {SEED}: how many, how many left something to be swept")
+        for moment in moments:
+            late = f"({survived[moment]} more came too late)" if survived[moment] else ""
+            print(f"  {moment:<20} {histogram[moment]:>3} {swept[moment]:>3}  {'#' * histogram[moment]} {late}")
+        print(f"  {scene.gone_for_a_while} swaps cut between two names, ended by the next run")
+        print("  by phase: " + ", ".join(f"{phase} {times}" for phase, times in sorted(phases.items())))
+    return histogram
+
+
+async def test_killed_processes_leave_whole_backups_and_whole_collections(lite_tcp, connect, name, root, capsys):
+    kills, at_least = (100, 10) if SOAK else (35, 4)
+    async with connect(lite_tcp) as manager:
+        scene = Scene(lite_tcp.uri, root, name, rows=4000)
+        await scene.prepare(manager)
+        histogram = await killing(scene, kills, list(MOMENTS), capsys)
+    assert sum(histogram.values()) >= kills
+    assert min(histogram[moment] for moment in MOMENTS) >= at_least
+
+
+@pytest.mark.server
+async def test_killed_restores_on_a_milvus_server(server, connect, name, root, capsys):
+    kills, at_least = (18, 5) if SOAK else (3, 1)
+    moments = [moment for moment in MOMENTS if moment.startswith("restore")]
+    async with connect(server) as manager:
+        scene = Scene(server.uri, root, name, rows=4000)
+        await scene.prepare(manager)
+        histogram = await killing(scene, kills, moments, capsys)
+    assert min(histogram[moment] for moment in moments) >= at_least
+
+
+async def test_a_run_that_follows_a_dead_one_at_once_is_not_kept_waiting(lite_tcp, connect, name, root):
+    # The lock names this host and a pid that is gone: there is nobody to wait for.
+    create(lite_tcp.client, name, plain(20_000, dim=64))
+    job = {"operation": "backup", "uri": lite_tcp.uri, "root": str(root), "collection": name}
+    code, said = run_child(job | {"kill": {"phases": ["reading"], "delay": 0.05}})
+    assert (code, said["died_in"]) == (-9, "reading")
+    assert leftovers(root), "it died too early to leave anything"
+    async with connect(lite_tcp) as manager:
+        assert await manager.list_backups() == []
+        made = await manager.create_backup(name)
+        assert made.success, made.error_message
+        assert made.execution_time_seconds < 10
+        restored = await manager.restore_backup(
+            made.backup_id, name, RestoreParams(target_collection_name=f"{name}_copy")
+        )
+        assert restored.success, restored.error_message
+    assert leftovers(root) == []

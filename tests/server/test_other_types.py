@@ -1,0 +1,84 @@
+"""Types that one kind of server has and the other has not: null values and sparse vectors, binary and half floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+
+from milvault import RestoreParams
+from tests.recipes import Recipe, Row, create, dynamic, every_array, every_scalar, key_field, read_all
+
+
+def everything() -> Recipe:
+    """Every type that Milvus Lite has, in one collection, with null values, sparse vectors and a dynamic field."""
+    scalars, arrays, extras = every_scalar(90), every_array(90), dynamic(90).rows
+    fields = {field.name: field for recipe in (scalars, arrays) for field in recipe.fields}
+    others = [
+        FieldSchema("maybe_number", DataType.INT32, nullable=True),
+        FieldSchema("maybe_text", DataType.VARCHAR, max_length=32, nullable=True),
+        FieldSchema("maybe_json", DataType.JSON, nullable=True),
+        FieldSchema("sparse", DataType.SPARSE_FLOAT_VECTOR),
+    ]
+
+    def row(at: int) -> Row:
+        is_null = at % 3 == 0
+        return {
+            **arrays.rows[at],
+            **scalars.rows[at],
+            "maybe_number": None if is_null else at,
+            "maybe_text": None if is_null else f"é{at}",
+            "maybe_json": None if is_null else {"at": at},
+            "sparse": {at + 7: 0.5, 4_000_000: 1.25, at: 2.0},
+            "colour": extras[at].get("colour", "none"),
+        }
+
+    indexes = {"sparse": {"index_type": "SPARSE_INVERTED_INDEX", "metric_type": "IP"}}
+    return Recipe([*fields.values(), *others], [row(at) for at in range(90)], dynamic=True, indexes=indexes)
+
+
+VECTORS: dict[str, tuple[dict[str, str], Callable[[int], Any]]] = {
+    "BINARY_VECTOR": ({"index_type": "BIN_FLAT", "metric_type": "HAMMING"}, lambda at: bytes([at, 255 - at])),
+    "FLOAT16_VECTOR": ({"index_type": "FLAT", "metric_type": "L2"}, lambda at: np.full(16, at / 3, np.float16)),
+}
+"""Vectors that Milvus 2.3.5 has and Milvus Lite has not: an index, and a value of 16 dimensions."""
+
+
+def create_vectors(client: MilvusClient, name: str, vector: str) -> None:
+    """A hundred rows of int64 keys and vectors of that type."""
+    index, value = VECTORS[vector]
+    schema = CollectionSchema([key_field(), FieldSchema("vector", DataType[vector], dim=16)])
+    client.create_collection(name, schema=schema, num_shards=1)
+    client.insert(name, [{"id": at, "vector": value(at)} for at in range(100)])
+    params = client.prepare_index_params()
+    params.add_index("vector", **index)
+    client.create_index(name, params)
+    client.load_collection(name)
+
+
+async def replace_by_its_backup(client: MilvusClient, manager: Any, name: str) -> None:
+    before = read_all(client, name)
+    backup = await manager.create_backup(name)
+    backup.raise_for_error()
+    restored = await manager.restore_backup(backup.backup_id, name, RestoreParams(drop_existing=True))
+    restored.raise_for_error()
+    assert restored.verification_passed is True
+    assert read_all(client, name) == before
+
+
+@pytest.mark.embedded
+async def test_null_values_and_sparse_vectors_come_back_on_lite(lite, connect, name):
+    create(lite.client, name, everything())
+    async with connect(lite) as manager:
+        await replace_by_its_backup(lite.client, manager, name)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("vector", VECTORS)
+async def test_binary_and_half_vectors_come_back_on_a_server(server, connect, name, vector):
+    create_vectors(server.client, name, vector)
+    async with connect(server) as manager:
+        await replace_by_its_backup(server.client, manager, name)

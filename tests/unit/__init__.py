@@ -1,0 +1,1 @@
+"""Pure Python: no server, and the compiled core only where a test says so."""

@@ -1,0 +1,303 @@
+"""The command line: what it prints where, its exit codes, and how it is interrupted."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from milvault.cli import run
+
+from .fake_core import METADATA, VERIFICATION, failure
+
+
+@pytest.fixture
+def milvault(core, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = run(arguments, session_factory=core)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+COMMANDS = [
+    ("create", "articles"),
+    ("list",),
+    ("show", "b1"),
+    ("get", "b1"),
+    ("verify", "b1"),
+    ("restore", "b1"),
+    ("delete", "b1", "--yes"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_prints_one_json_document_and_nothing_else(milvault, command):
+    for arguments in (("--json", *command), (*command, "--json")):
+        code, out, err = milvault(*arguments)
+        assert (code, err) == (0, "")
+        assert isinstance(json.loads(out), dict)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_tells_people(milvault, command):
+    code, out, err = milvault(*command)
+    assert (code, err) == (0, "")
+    assert out.strip()
+    with pytest.raises(ValueError):
+        json.loads(out)
+
+
+OPERATION = {"create": "backup", "show": "get"}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "code"),
+    [
+        (("create", "articles"), "collection_not_found", 1),
+        (("create", "articles"), "in_progress", 11),
+        (("create", "articles"), "already_exists", 1),
+        (("create", "articles"), "invalid_argument", 2),
+        (("list",), "storage", 1),
+        (("show", "b1"), "backup_not_found", 10),
+        (("show", "b1"), "backup_corrupted", 12),
+        (("verify", "b1"), "backup_not_found", 10),
+        (("restore", "b1"), "backup_not_found", 10),
+        (("restore", "b1"), "backup_corrupted", 12),
+        (("restore", "b1"), "restore_validation", 1),
+        (("delete", "b1", "--yes"), "backup_not_found", 10),
+        (("delete", "b1", "--yes"), "in_progress", 11),
+    ],
+)
+def test_an_error_has_its_exit_code_and_is_told_on_stderr_or_as_json(milvault, core, command, kind, code):
+    core.answers[OPERATION.get(command[0], command[0])] = failure(kind, "the reason", backup_id="b1")
+    assert milvault(*command) == (code, "", "milvault: the reason\n")
+    got, out, err = milvault(*command, "--json")
+    assert (got, err) == (code, "")
+    error = json.loads(out)["error"]
+    assert (error["kind"], error["message"], error["backup_id"]) == (kind, "the reason", "b1")
+
+
+def test_a_backup_that_fails_while_it_runs_exits_with_1(milvault, core):
+    core.answers["backup"] = failure("server", "connection lost", started=True)
+    code, out, err = milvault("create", "articles")
+    assert (code, out) == (1, "")
+    assert "connection lost" in err
+    code, out, _ = milvault("create", "articles", "--json")
+    document = json.loads(out)
+    assert (code, document["success"], document["error"]["kind"]) == (1, False, "server")
+
+
+def test_damage_exits_with_12_and_is_named(milvault, core):
+    core.answers["verify"] = {"ok": {**VERIFICATION, "success": False, "errors": ["data/x.parquet differs"]}}
+    code, out, _ = milvault("verify", "b1")
+    assert code == 12
+    assert "DAMAGED" in out
+    assert "data/x.parquet differs" in out
+
+
+def test_a_restore_that_left_partitions_out_exits_with_3(milvault, core):
+    core.answers["restore"]["ok"]["failed_partitions"] = ["p1"]
+    try:
+        code, out, _ = milvault("restore", "b1")
+    finally:
+        core.answers["restore"]["ok"]["failed_partitions"] = []
+    assert code == 3
+    assert "p1" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("create",),
+        ("create", "a", "--level", "high"),
+        ("create", "a", "--level", "10"),
+        ("create", "a", "--checksum", "CRC32"),
+        ("create", "a", "--timeout", "0"),
+        ("list", "--since", "yesterday"),
+        ("list", "--since", "2026-01-01T00:00:00"),
+        ("--uri", "localhost:19530", "create", "a"),
+        ("--config", "nowhere.yaml", "list"),
+        ("--log-level", "loud", "list"),
+        ("--storage-option", "secret", "list"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2_and_says_what(milvault, core, arguments):
+    code, out, err = milvault(*arguments)
+    assert (code, out) == (2, "")
+    assert err.strip()
+    code, out, err = milvault("--json", *arguments)
+    assert (code, err) == (2, "")
+    assert json.loads(out)["error"]["message"]
+    assert core.requests == []
+
+
+def test_a_level_out_of_range_names_field_and_range(milvault):
+    _, _, err = milvault("create", "a", "--level", "10")
+    assert "compression_level" in err
+    assert "from 1 to 9" in err
+
+
+def test_options_reach_the_core(milvault, core):
+    milvault("create", "articles", "--name", "n", "--partition", "p", "--partition", "q", "--tag", "t",
+             "--no-compression", "--level", "3", "--checksum", "md5", "--no-verify", "--no-indexes",
+             "--collapse-duplicates", "--prove-stable", "--timeout", "9", "--chunk-size-mb", "8")  # fmt: skip
+    asked = core.request
+    expected = {
+        "collection_name": "articles", "backup_name": "n", "backup_type": "PARTITION", "partition_names": ["p", "q"],
+        "tags": ["t"], "compression_enabled": False, "compression_level": 3, "checksum_algorithm": "MD5",
+        "verify_after": False, "include_indexes": False, "duplicates": "collapse", "prove_stable": True,
+        "timeout_seconds": 9.0, "chunk_size_mb": 8,
+    }  # fmt: skip
+    assert {name: asked[name] for name in expected} == expected
+    milvault("restore", "b1", "--collection", "articles", "--target", "copy", "--partition", "p", "--drop-existing",
+             "--load", "--no-indexes", "--no-verify", "--proof", "count")  # fmt: skip
+    asked = core.request
+    expected = {
+        "backup": "b1", "collection_name": "articles", "target_collection_name": "copy", "partition_names": ["p"],
+        "drop_existing": True, "load_after_restore": True, "restore_indexes": False, "verify_before_restore": False,
+        "verify_after": "COUNT",
+    }  # fmt: skip
+    assert {name: asked[name] for name in expected} == expected
+    milvault("verify", "b1", "--all")
+    assert core.request["fail_fast"] is False
+
+
+def test_global_options_come_from_the_environment_and_are_beaten_by_arguments(milvault, core, monkeypatch):
+    monkeypatch.setenv("MILVAULT_URI", "http://from-environment:1")
+    monkeypatch.setenv("MILVAULT_ROOT", "/from-environment")
+    monkeypatch.setenv("MILVAULT_TOKEN", "secret")
+    milvault("create", "articles")
+    assert core.configs[-1]["server"]["uri"] == "http://from-environment:1"
+    assert core.configs[-1]["server"]["token"] == "secret"
+    assert core.configs[-1]["repository"]["root"] == "/from-environment"
+    milvault("--uri", "http://argument:2", "--root", "/argument", "create", "articles")
+    assert core.configs[-1]["server"]["uri"] == "http://argument:2"
+    assert core.configs[-1]["repository"]["root"] == "/argument"
+
+
+def test_settings_come_from_a_file(milvault, core, tmp_path):
+    (tmp_path / "m.yaml").write_text("compression_level: 2\nlocal_backup_root_path: /from-file\n")
+    milvault("--config", "m.yaml", "create", "articles")
+    assert core.request["compression_level"] == 2
+    assert core.configs[-1]["repository"]["root"] == "/from-file"
+
+
+def test_storage_options_reach_the_core_and_are_never_printed(milvault, core):
+    code, out, err = milvault("--storage-option", "aws_secret_access_key=hun=ter2", "list")
+    assert code == 0
+    assert core.configs[-1]["repository"]["options"] == {"aws_secret_access_key": "hun=ter2"}
+    assert "ter2" not in out + err
+
+
+def test_reading_a_repository_needs_no_server(milvault, core):
+    for command in COMMANDS[1:5]:
+        milvault(*command)
+    assert all(config["server"] is None for config in core.configs)
+
+
+def test_delete_asks_unless_told_not_to(milvault, core, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    code, _, err = milvault("delete", "b1")
+    assert code == 2
+    assert "--yes" in err
+    assert core.requests == []
+
+
+def test_delete_does_what_the_person_answers(milvault, core, monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, _, _ = milvault("delete", "b1")
+    assert code == 130
+    assert core.requests == []
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    code, _, _ = milvault("delete", "b1")
+    assert code == 0
+    assert core.requests == [("delete", {"backup": "b1", "collection_name": None})]
+
+
+def test_a_table_that_is_piped_is_not_cut(milvault, core):
+    long = "n" * 120
+    core.answers["list"] = {"ok": [{**METADATA, "backup_name": long}, {**METADATA, "backup_name": "[red]x[/red]"}]}
+    _, out, _ = milvault("list")
+    assert long in out
+    assert "[red]x[/red]" in out
+    assert METADATA["backup_id"] in out
+
+
+def test_show_tells_digest_and_consistency(milvault):
+    _, out, _ = milvault("show", "b1")
+    for text in (METADATA["backup_id"], "1,797", "1f" * 16, "fuzzy", "2026-11-21 06:30:00 UTC", "3.0 MiB", "nightly"):
+        assert text in out
+
+
+def test_an_empty_repository_says_so(milvault, core):
+    core.answers["list"] = {"ok": []}
+    assert milvault("list") == (0, "no backups\n", "")
+    assert json.loads(milvault("list", "--json")[1]) == {"backups": []}
+
+
+def test_warnings_go_to_stderr(milvault, core):
+    core.answers["backup"] = {"ok": {"metadata": METADATA, "warnings": ["writers were active"], "verification": None}}
+    code, out, err = milvault("create", "articles")
+    assert code == 0
+    assert "1,797 rows" in out
+    assert err == "milvault: warning: writers were active\n"
+
+
+def test_interrupting_cancels_cleanly_and_exits_with_130(milvault, core):
+    core.held = True
+
+    def interrupt():
+        while not core.jobs:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code, out, err = milvault("create", "articles")
+    thread.join()
+    assert (code, out) == (130, "")
+    assert "cleaning up" in err
+    assert core.jobs[0].canceled
+    assert json.loads(core.jobs[0].result())["error"]["kind"] == "canceled"
+    # and Python's own handling is back
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_the_extra_it_says_how_to_install_it():
+    script = "import sys; sys.modules['typer'] = None\nfrom milvault.cli import run\nsys.exit(run(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", script, "list"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'milvault[cli]'" in done.stderr
+    done = subprocess.run([sys.executable, "-c", script, "list", "--json"], capture_output=True, text=True)
+    assert "milvault[cli]" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_help_names_every_command():
+    done = subprocess.run([sys.executable, "-m", "milvault", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for command in ("create", "list", "show", "verify", "restore", "delete"):
+        assert command in done.stdout
+
+
+def test_no_event_loop_is_left_behind(milvault):
+    milvault("list")
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
