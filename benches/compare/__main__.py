@@ -1,0 +1,5 @@
+"""`python -m benches.compare`."""
+
+from benches.compare.run import main
+
+main()
