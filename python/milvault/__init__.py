@@ -19,7 +19,7 @@ Importing this package loads no server client, no terminal library and no compil
 
 from typing import Any
 
-from .config import BackupRecoveryConfig
+from .config import BackupRecoveryConfig, MilvusStorage
 from .connection import CollectionManager, ConnectionManager
 from .enums import (
     AutoIdPolicy,
@@ -81,6 +81,7 @@ __all__ = [
     "DatabaseLockedError",
     "InsufficientStorageError",
     "InvalidArgumentError",
+    "MilvusStorage",
     "OperationTimeoutError",
     "PartitionNotFoundError",
     "ProgressStream",

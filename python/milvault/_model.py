@@ -17,7 +17,8 @@ BYTES_PER_MB = 1024**2
 class Model(BaseModel):
     """What a user types: unknown names are errors, and it does not change under a running job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # What was typed is left out of errors: it may be a secret in the wrong place.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Result(BaseModel):
@@ -87,5 +88,6 @@ Count = Annotated[int, AfterValidator(_within(0, None))]
 PositiveCount = Annotated[int, AfterValidator(_within(0, None, above=True))]
 Seconds = Annotated[float, AfterValidator(_within(0, None))]
 PositiveSeconds = Annotated[float, AfterValidator(_within(0, None, above=True))]
+PositiveRate = Annotated[float, AfterValidator(_within(0, None, above=True))]
 Percent = Annotated[float, AfterValidator(_within(0, 100, above=True))]
 UtcDatetime = Annotated[datetime.datetime, AfterValidator(utc)]

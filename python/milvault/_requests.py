@@ -49,7 +49,8 @@ def backup_request(
             collection_name=collection_name,
         )
     unset = _unset(params, compression_enabled=config.compression_enabled, compression_level=config.compression_level,
-                   chunk_size_mb=config.default_chunk_size_mb)  # fmt: skip
+                   chunk_size_mb=config.default_chunk_size_mb,
+                   bandwidth_limit_mib=config.bandwidth_limit_mib)  # fmt: skip
     return {
         "collection_name": checked_name("collection_name", collection_name),
         "backup_name": params.backup_name,
@@ -87,7 +88,9 @@ def restore_request(
     if params.auto_id is not AutoIdPolicy.PRESERVE:
         raise InvalidArgumentError(f"auto_id={params.auto_id} is not in this version; use AutoIdPolicy.PRESERVE")
     unset = _unset(
-        params, verify_before_restore=config.auto_verify_before_restore and config.enable_checksum_verification
+        params,
+        verify_before_restore=config.auto_verify_before_restore and config.enable_checksum_verification,
+        bandwidth_limit_mib=config.bandwidth_limit_mib,
     )
     return {
         **_named(backup, collection_name),
@@ -131,6 +134,7 @@ def verify_request(
         "verify_schema": params.verify_schema,
         "verify_data_integrity": params.verify_data_integrity,
         "deep_verify_row_count": params.deep_verify_row_count,
+        "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.verification_timeout),
     }
 

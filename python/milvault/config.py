@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
-from ._model import Count, Level, Model, PositiveCount, PositiveSeconds, Seconds
+from ._model import Count, Level, Model, PositiveCount, PositiveRate, PositiveSeconds, Seconds
 from .enums import BackupStorageType, ChecksumAlgorithm
 
 if TYPE_CHECKING:
@@ -19,6 +21,37 @@ _ENVIRONMENT_PREFIX = "MILVAULT_"
 
 def _path_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _without_credentials(root: str) -> str:
+    """`root`, unless it is a URL that holds what would then show in every path."""
+    scheme, separator, rest = root.partition("://")
+    if separator and scheme != "file":
+        if "@" in rest.partition("/")[0]:
+            raise PydanticCustomError(
+                "credentials_in_url",
+                "a URL must not hold a user's name or a password; give them as storage_options or in the environment",
+            )
+        if "?" in rest or "#" in rest:
+            raise PydanticCustomError(
+                "options_in_url", "a URL must end with the prefix; give what follows '?' or '#' as storage_options"
+            )
+    return root
+
+
+Root = Annotated[str, BeforeValidator(_path_text), AfterValidator(_without_credentials)]
+
+
+class MilvusStorage(Model):
+    """The storage that a Milvus server itself writes to.
+
+    Attributes:
+        url: A folder, or an object store's URL (`s3://bucket/prefix`).
+        options: Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown.
+    """
+
+    url: Annotated[Root, Field(min_length=1)]
+    options: dict[str, SecretStr] = Field(default_factory=dict)
 
 
 class BackupRecoveryConfig(Model):
@@ -32,14 +65,14 @@ class BackupRecoveryConfig(Model):
     """
 
     default_storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
-    local_backup_root_path: Annotated[str, BeforeValidator(_path_text)] = Field(
-        default="./milvus_backups", min_length=1
-    )
+    local_backup_root_path: Annotated[Root, Field(min_length=1)] = "./milvus_backups"
     """A folder, or an object store's URL (`s3://bucket/prefix`, `gs://`, `az://`, `file://`)."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     """Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown."""
     milvus_backup_bucket: str | None = None
     """Where native backups go."""
+    milvus_storage: MilvusStorage | None = None
+    """The storage that Milvus itself writes to: where native backups come from."""
 
     default_chunk_size_mb: PositiveCount = 256
     """About how many MiB of rows, in memory, one data file holds."""
@@ -70,36 +103,58 @@ class BackupRecoveryConfig(Model):
     retry_delay_seconds: Seconds = 5.0
     progress_poll_interval: PositiveSeconds = 2.0
     """Seconds between two calls of a progress callback."""
+    bandwidth_limit_mib: PositiveRate | None = None
+    """MiB per second that one operation may move to and from the repository; `None` for no limit."""
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | None = None, **arguments: Any) -> Self:
         """The settings from a YAML file and the environment: arguments win over environment, that over the file.
 
         Environment variables are `MILVAULT_` and a field's name in capitals, such as `MILVAULT_COMPRESSION_LEVEL`;
-        `MILVAULT_ROOT` is short for `MILVAULT_LOCAL_BACKUP_ROOT_PATH`.
+        `MILVAULT_ROOT` is short for `MILVAULT_LOCAL_BACKUP_ROOT_PATH`. `MILVAULT_STORAGE_OPTIONS` and
+        `MILVAULT_MILVUS_STORAGE` hold JSON. A variable that is empty counts as not set.
 
         Args:
-            path: A YAML file with fields' names as keys; none is read when left out.
+            path: A YAML file with fields' names as keys. Left out: the one that `MILVAULT_CONFIG` names, if any.
             **arguments: Fields; `None` means not given.
 
         Raises:
             pydantic.ValidationError: A value is out of range, or the file has a key that is no field.
-            InvalidArgumentError: The file cannot be read or is no YAML mapping, or PyYAML is not installed.
+            InvalidArgumentError: The file cannot be read or is no YAML mapping, PyYAML is not installed, or a variable
+                that has to hold JSON does not.
+
+        Example:
+            >>> BackupRecoveryConfig.load(compression_level=9).compression_level
+            9
         """
+        path = path if path is not None else os.environ.get(_ENVIRONMENT_PREFIX + "CONFIG") or None
         values = {**(_read_yaml(Path(path)) if path is not None else {}), **_environment(cls)}
         values.update({name: value for name, value in arguments.items() if value is not None})
         return cls.model_validate(values)
 
 
-def _environment(config: type[BackupRecoveryConfig]) -> dict[str, str]:
-    values = {}
+_IN_JSON = ("storage_options", "milvus_storage")
+
+
+def _environment(config: type[BackupRecoveryConfig]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     if root := os.environ.get(_ENVIRONMENT_PREFIX + "ROOT"):
         values["local_backup_root_path"] = root
     for name in config.model_fields:
-        value = os.environ.get(_ENVIRONMENT_PREFIX + name.upper())
-        if value and name != "storage_options":
-            values[name] = value
+        variable = _ENVIRONMENT_PREFIX + name.upper()
+        if text := os.environ.get(variable):
+            values[name] = _from_json(variable, text) if name in _IN_JSON else text
     return values
+
+
+def _from_json(variable: str, text: str) -> Any:
+    from .errors import InvalidArgumentError
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # Neither the text nor the parser's words, which quote it: it may hold a secret.
+        raise InvalidArgumentError(f"the environment variable {variable} has to hold a JSON object") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -110,13 +165,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise InvalidArgumentError("reading a YAML file needs PyYAML: pip install 'milvault[cli]'") from error
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise InvalidArgumentError(f"the configuration file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise InvalidArgumentError(f"the configuration file {path} is not valid YAML: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        # Without the line itself, which the whole error quotes: it may hold a secret.
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidArgumentError(
+            f"the configuration file {path} is not valid YAML{where}: {error.problem or 'it cannot be parsed'}"
+        ) from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise InvalidArgumentError(f"the configuration file {path} is not valid YAML: {reason}") from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InvalidArgumentError(f"the configuration file {path} has to be a mapping of settings to values")
     return values

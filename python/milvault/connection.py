@@ -225,15 +225,20 @@ def _is_lite(uri: str) -> bool:
 def _server_address(uri: str) -> str:
     """`uri` with its port filled in; what is no address, or holds a password, is refused."""
     wanted = "give http://host:port, https://host:port, or a path ending in .db for Milvus Lite"
+    # Before anything that shows the address: what stands before an @ is a password, or may be one.
+    if "@" in uri:
+        raise InvalidArgumentError("an address must not hold a password; give token, or user and password")
+    if "?" in uri or "#" in uri:
+        raise InvalidArgumentError(f"an address ends with the port; {wanted}")
     try:
         parts = urlsplit(uri)
         port = parts.port
     except ValueError as error:
         raise InvalidArgumentError(f"{uri!r} is no server's address ({error}); {wanted}") from None
-    if parts.username is not None or parts.password is not None:
-        raise InvalidArgumentError("an address must not hold a password; give token, or user and password")
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise InvalidArgumentError(f"{uri!r} is no server's address; {wanted}")
+    if parts.path not in ("", "/"):
+        raise InvalidArgumentError(f"{uri!r} has a path behind the port; name a database by db_name")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or _DEFAULT_PORTS[parts.scheme]}"
 

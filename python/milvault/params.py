@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ._model import Level, Model, Percent, PositiveCount
+from ._model import Level, Model, Percent, PositiveCount, PositiveRate
 from .enums import AutoIdPolicy, BackupStorageType, BackupType, RestoreProof, VerificationType
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class BackupParams(Model):
         duplicates: What to do where several rows have one primary key: `fail`, naming them, or `collapse` them to the
             one that Milvus shows, with a warning.
         prove_stable: Whether to read everything twice and compare, to prove that nobody wrote meanwhile.
+        bandwidth_limit_mib: MiB per second that it may move to and from the repository. Unset: the config's.
     """
 
     backup_type: BackupType = BackupType.FULL_COLLECTION
@@ -52,6 +53,7 @@ class BackupParams(Model):
     resume: bool = True
     duplicates: Literal["fail", "collapse"] = "fail"
     prove_stable: bool = False
+    bandwidth_limit_mib: PositiveRate | None = None
 
     @model_validator(mode="after")
     def _partitions_fit_the_type(self) -> Self:
@@ -80,6 +82,7 @@ class RestoreParams(Model):
         auto_id: What becomes of primary keys that the server had made.
         batch_rows: Rows in one insert request. Unset: chosen by the rows' size.
         max_requests_in_flight: Insert requests on the way at the same time.
+        bandwidth_limit_mib: MiB per second that it may read from the repository. Unset: the config's.
     """
 
     target_collection_name: Name | None = None
@@ -93,6 +96,7 @@ class RestoreParams(Model):
     auto_id: AutoIdPolicy = AutoIdPolicy.PRESERVE
     batch_rows: PositiveCount | None = None
     max_requests_in_flight: PositiveCount = 2
+    bandwidth_limit_mib: PositiveRate | None = None
 
 
 class VerificationParams(Model):

@@ -87,6 +87,9 @@ class ProgressTracker:
     """Makes `BackupProgress` of the core's raw counters: speed over the last seconds, time left, no step back."""
 
     _window_seconds = 10.0
+    _settling_seconds = 1.0
+    # Ten years: beyond it an estimate says no more than "unknown".
+    _longest_seconds = 10 * 365 * 86400.0
 
     def __init__(self) -> None:
         self._samples: collections.deque[tuple[float, int, float]] = collections.deque()
@@ -103,6 +106,8 @@ class ProgressTracker:
         """
         done_bytes, total_bytes = int(counters.get("bytes_processed", 0)), int(counters.get("total_bytes", 0))
         done_rows, total_rows = int(counters.get("rows_processed", 0)), int(counters.get("total_rows", 0))
+        # The rows' size is estimated before they are read, and may turn out larger.
+        total_bytes = max(total_bytes, done_bytes) if total_bytes else 0
         phase = outcome or str(counters.get("phase", "waiting"))
         if phase == "done" and outcome is None:
             phase = "cleaning"  # the job's own last phase; it is done when its result is there
@@ -132,7 +137,13 @@ class ProgressTracker:
         samples = self._samples
         if samples and (done_bytes < samples[-1][1] or fraction < samples[-1][2]):
             samples.clear()  # another phase counts anew
+        # The time in which nothing moved yet (connecting, counting, loading) says nothing of the speed to come: an
+        # estimate needs two readings that have something behind them.
+        if len(samples) == 1 and not samples[0][1] and not done_bytes:
+            samples.clear()
         samples.append((now, done_bytes, fraction))
+        if len(samples) > 2 and not samples[0][1]:
+            samples.popleft()
         while len(samples) > 2 and now - samples[0][0] > self._window_seconds:
             samples.popleft()
         first_time, first_bytes, first_fraction = samples[0]
@@ -141,9 +152,11 @@ class ProgressTracker:
         if phase in _PHASES_AT_THE_END:
             return speed, 0.0 if phase == "done" else None
         gained = fraction - first_fraction
-        if elapsed <= 0 or gained <= 0:
+        # What comes when all rows are counted (writing the manifest, verifying) is not measured by them.
+        if not first_bytes or elapsed < self._settling_seconds or gained <= 0 or fraction >= 1.0:
             return speed, None
-        return speed, max(0.0, (1.0 - fraction) * elapsed / gained)
+        remaining = (1.0 - fraction) * elapsed / gained
+        return speed, remaining if remaining < self._longest_seconds else None
 
 
 class ProgressStream:

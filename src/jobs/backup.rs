@@ -17,7 +17,7 @@ use crate::parquet::WriteOptions;
 use crate::repository::manifest::{self, Manifest, PartitionDigest, SnapshotKind};
 use crate::repository::names::{RelativePath, index_file, now};
 use crate::repository::tables::{CHUNKS_FILE, SCHEMA_FILE};
-use crate::repository::{Attempt, BeginRequest};
+use crate::repository::{Attempt, BeginRequest, Repository};
 use crate::schema::{Collection, Index};
 
 /// What to back up, and how.
@@ -52,6 +52,8 @@ pub struct BackupRequest {
     #[serde(default = "yes")]
     verify_after: bool,
     #[serde(default)]
+    bandwidth_limit_mib: Option<f64>,
+    #[serde(default)]
     timeout_seconds: Option<f64>,
 }
 
@@ -85,6 +87,7 @@ struct Plan {
 /// loaded as it was.
 pub async fn backup(session: &Session, request: BackupRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
     let about = |error: Error| as_backup_error(error, &request.collection_name);
     control.enter(Phase::Counting);
     let repository = session.repository()?;
@@ -123,7 +126,16 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         let backup = repository
             .find(manifest.backup_id.as_str(), Some(&manifest.collection_name), Some(&manifest.database))
             .await?;
-        Some(verify::checksums(&backup, true, control).await?)
+        match control.guard(limit, verify::checksums(&backup, true, control)).await {
+            // Whoever stops a backup, or gives it too little time, finds none of it: also where only this was left.
+            Err(error) if matches!(error.kind(), Kind::Canceled | Kind::Timeout) => {
+                control.enter(Phase::Cleaning);
+                drop(backup);
+                undo(repository, &manifest).await;
+                return Err(about(error));
+            }
+            outcome => Some(outcome?),
+        }
     } else {
         None
     };
@@ -131,6 +143,15 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
     let outcome = serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))?;
     let metadata = super::metadata(&manifest, Some(&outcome), &storage_path);
     Ok(json!({"metadata": metadata, "warnings": warnings, "verification": verification, "timings": control.timings()}))
+}
+
+/// Deletes a backup that was made whole but is not wanted any more, if the storage answers soon.
+async fn undo(repository: &Repository, manifest: &Manifest) {
+    let (id, collection) = (manifest.backup_id.as_str(), Some(manifest.collection_name.as_str()));
+    let deletion = repository.delete(id, collection, Some(&manifest.database));
+    if !matches!(tokio::time::timeout(super::CLEANUP_LIMIT, deletion).await, Ok(Ok(_))) {
+        tracing::warn!(backup_id = id, "the backup is whole but was stopped; it could not be deleted and stays");
+    }
 }
 
 /// Leaves the collection as it was found, if the server answers soon.
@@ -224,7 +245,7 @@ async fn check_space(session: &Session, plan: &Plan) -> Result<()> {
 
 #[allow(clippy::cast_precision_loss)] // for people
 fn gigabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e9
+    bytes as f64 / f64::from(1 << 30)
 }
 
 /// The work between lock and commit, until it ends, is canceled, runs out of time, or the lock is lost.
@@ -272,7 +293,8 @@ async fn write(
         compression: request.compression_enabled.then_some(request.compression_level),
         ..WriteOptions::default()
     };
-    let chunks = Chunks::new(&plan.collection, &plan.partitions, attempt, options, request.chunk_size_mb << 20);
+    let chunks =
+        Chunks::new(&plan.collection, &plan.partitions, attempt, control, options, request.chunk_size_mb << 20);
     let reading = reader
         .read(
             &counts,

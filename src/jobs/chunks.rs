@@ -5,8 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::RecordBatch;
+use bytes::Bytes;
 use serde_json::Value;
 
+use super::control::Control;
 use super::read::Sink;
 use super::worker::Worker;
 use crate::digest::SetDigest;
@@ -20,6 +22,7 @@ use crate::schema::Collection;
 /// The chunk files of one attempt.
 pub(super) struct Chunks<'a> {
     attempt: &'a Attempt,
+    control: &'a Control,
     collection: &'a Collection,
     options: WriteOptions,
     chunk_bytes: u64,
@@ -33,11 +36,13 @@ impl<'a> Chunks<'a> {
         collection: &'a Collection,
         partitions: &[String],
         attempt: &'a Attempt,
+        control: &'a Control,
         options: WriteOptions,
         chunk_bytes: u64,
     ) -> Self {
         Self {
             attempt,
+            control,
             collection,
             options,
             chunk_bytes,
@@ -121,7 +126,7 @@ impl Sink for ChunkSink<'_> {
                 .await?;
             open.writer = writer;
             if !bytes.is_empty() {
-                open.upload.write(bytes).await?;
+                send(&mut open.upload, bytes, self.chunks.control).await?;
             }
             let full = open.writer.arrow_bytes() >= self.chunks.chunk_bytes;
             self.open = Some(open);
@@ -138,11 +143,21 @@ impl Sink for ChunkSink<'_> {
     }
 }
 
+/// Writes bytes as fast as the job's bandwidth limit allows.
+async fn send(upload: &mut HashedUpload, mut bytes: Bytes, control: &Control) -> Result<()> {
+    while !bytes.is_empty() {
+        let portion = bytes.split_to(bytes.len().min(control.portion()));
+        control.pass(portion.len() as u64).await;
+        upload.write(portion).await?;
+    }
+    Ok(())
+}
+
 impl ChunkSink<'_> {
     async fn close(&mut self) -> Result<()> {
         let Some(Open { writer, mut upload, file }) = self.open.take() else { return Ok(()) };
         let (bytes, summary): (_, ChunkSummary) = self.worker.run(move || writer.finish()).await?;
-        upload.write(bytes).await?;
+        send(&mut upload, bytes, self.chunks.control).await?;
         upload.finish().await?;
         self.set.merge(&summary.digest);
         self.chunks.done().push(ChunkEntry {

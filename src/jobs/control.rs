@@ -1,13 +1,14 @@
 //! How a running job is watched and stopped: progress, cancellation, a deadline.
 
 use std::future::Future;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::bandwidth::{Bandwidth, PORTION};
 use crate::error::{Error, Kind, Result};
 
 /// What a job is doing at the moment.
@@ -52,6 +53,7 @@ pub struct Control {
     total_bytes: AtomicU64,
     phases: Mutex<Phases>,
     begun: std::sync::atomic::AtomicBool,
+    bandwidth: OnceLock<Bandwidth>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Default for Control {
             total_bytes: AtomicU64::new(0),
             phases: Mutex::new(Phases { current: Phase::Waiting, since: Instant::now(), spent: Vec::new() }),
             begun: false.into(),
+            bandwidth: OnceLock::new(),
         }
     }
 }
@@ -135,6 +138,34 @@ impl Control {
     pub fn advance(&self, rows: u64, bytes: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Limits how fast the job moves bytes to and from its repository, in MiB per second; `None` leaves it free.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for a limit that is not above 0.
+    pub fn limit_bandwidth(&self, mib_per_second: Option<f64>) -> Result<()> {
+        if let Some(limit) = mib_per_second {
+            let _ = self.bandwidth.set(Bandwidth::new(limit)?); // a job has one limit: the first
+        }
+        Ok(())
+    }
+
+    /// How many bytes to move at once: all of them where nothing limits the bandwidth.
+    #[must_use]
+    pub fn portion(&self) -> usize {
+        if self.bandwidth.get().is_some() { PORTION } else { usize::MAX }
+    }
+
+    /// Waits until the bandwidth limit, if there is one, lets `bytes` through to or from the repository.
+    pub async fn pass(&self, bytes: u64) {
+        let Some(limit) = self.bandwidth.get() else { return };
+        let mut left = bytes;
+        while left > 0 {
+            let portion = left.min(PORTION as u64);
+            limit.pass(portion).await;
+            left -= portion;
+        }
     }
 
     /// How much is done, in percent; 0 while the whole is unknown.

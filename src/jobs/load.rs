@@ -138,6 +138,8 @@ impl Rows {
             while let Some(batch) = batches.recv().await {
                 let batch = batch?;
                 let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
+                // A share of the file, as the reader takes it in pieces of its own choosing.
+                control.pass(chunk.file_bytes.saturating_mul(count) / chunk.rows.max(1)).await;
                 inserter.push(insert_partition(&chunk.partition), batch).await?;
                 control.advance(count, bytes);
             }

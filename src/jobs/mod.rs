@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub mod backup;
+pub mod bandwidth;
 mod chunks;
 mod compatible;
 pub mod control;
 mod load;
+mod making;
 pub mod read;
 pub mod recover;
 pub mod restore;

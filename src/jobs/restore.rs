@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::control::{Control, Phase, deadline};
 use super::load::Rows;
+use super::making::Making;
 use super::read;
 use super::{Session, recover, swap, verify};
 use crate::digest::SetDigest;
@@ -40,6 +41,8 @@ pub struct RestoreRequest {
     batch_rows: Option<usize>,
     #[serde(default = "in_flight")]
     max_requests_in_flight: usize,
+    #[serde(default)]
+    bandwidth_limit_mib: Option<f64>,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }
@@ -89,6 +92,7 @@ struct Existing {
 /// gone too, the next run drops it.
 pub async fn restore(session: &Session, request: RestoreRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
     let backup = control.guard(limit, session.find(&request.backup, request.collection_name.as_deref())).await?;
     let target = request.target_collection_name.clone().unwrap_or_else(|| backup.manifest().collection_name.clone());
     let about = |error: Error| as_restore_error(error, &backup, &target);
@@ -137,14 +141,18 @@ async fn restore_marked(
     // Not guarded: a journal that is being written is written, and then taken back.
     let mut journal = session.repository()?.begin_journal(entry).await?;
     control.begin();
+    let making = Making::start(&plan.client, &journal.entry().staging, &plan.collection);
     let staged = control
-        .guard(limit, not_lost(&journal, Box::pin(stage(&plan, request, &journal.entry().staging, control))))
+        .guard(limit, not_lost(&journal, Box::pin(stage(&plan, request, &journal.entry().staging, &making, control))))
         .await;
     let details = match staged {
         Ok(details) => details,
         Err(error) => {
             control.enter(Phase::Cleaning);
-            swap::end_failed(&plan.client, journal).await;
+            // Else it is the next run's, by the journal that stays.
+            if making.settled(super::CLEANUP_LIMIT / 4).await {
+                swap::end_failed(&plan.client, journal).await;
+            }
             return Err(error);
         }
     };
@@ -267,11 +275,17 @@ struct Staged {
 }
 
 /// Fills the staging collection and proves it.
-async fn stage(plan: &Plan, request: &RestoreRequest, staging: &str, control: &Control) -> Result<Staged> {
+async fn stage(
+    plan: &Plan,
+    request: &RestoreRequest,
+    staging: &str,
+    making: &Making,
+    control: &Control,
+) -> Result<Staged> {
     let client = &plan.client;
     control.expect(plan.rows.expected().rows, plan.rows.bytes());
     control.enter(Phase::Inserting);
-    client.create_collection(staging, &plan.collection).await?;
+    making.made().await?;
     let made = client.describe(staging).await?;
     let request_to = InsertRequest { collection: staging.to_owned(), schema: Arc::new(plan.collection.schema.clone()) };
     let mut inserter = Inserter::new(client.clone(), request_to, request.max_requests_in_flight);

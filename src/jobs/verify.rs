@@ -1,6 +1,7 @@
 //! Verifying a backup where it lies. CHECKSUM: every file against `checksums.json`, that against the manifest, and the
 //! manifest against itself.
 
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -19,6 +20,8 @@ pub struct VerifyRequest {
     verification_type: String,
     #[serde(default = "yes")]
     fail_fast: bool,
+    #[serde(default)]
+    bandwidth_limit_mib: Option<f64>,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }
@@ -84,6 +87,8 @@ pub async fn verify(session: &Session, request: VerifyRequest, control: &Control
         Err(error) => return Err(error),
     };
     control.begin();
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
+    control.expect(0, backup.manifest().compressed_size_bytes);
     control.enter(Phase::Verifying);
     let outcome = control.guard(limit, checksums(&backup, request.fail_fast, control)).await?;
     to_value(&outcome)
@@ -97,7 +102,11 @@ fn to_value(outcome: &Verification) -> Result<Value> {
 /// repository can be written.
 pub(super) async fn checksums(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
     let begun = std::time::Instant::now();
-    let report = backup.check_files(fail_fast, &|bytes| control.advance(0, bytes)).await?;
+    let on_bytes = |bytes| {
+        control.advance(0, bytes);
+        control.pass(bytes).boxed()
+    };
+    let report = backup.check_files_at_pace(fail_fast, &on_bytes).await?;
     let outcome = outcome(&report, begun.elapsed());
     if let Err(error) = backup.write_verification(&to_value(&outcome)?).await {
         tracing::warn!(%error, "the outcome of the verification could not be noted beside the backup");

@@ -83,6 +83,23 @@ impl Retry {
         let full = self.delay.saturating_mul(1 << attempt.min(10)).min(Duration::from_secs(60));
         full.mul_f64(rand::random_range(0.5..1.5))
     }
+
+    /// Attempts something, and again after a pause where it failed in a way that may pass. Other failures end it at
+    /// once.
+    async fn repeat<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
+        let mut number = 0;
+        loop {
+            match attempt().await {
+                Err(error) if error.is_temporary() && number < self.max_retries => {
+                    let pause = self.pause(number);
+                    tracing::warn!(error = %error, pause_ms = pause.as_millis(), "a call failed and will be repeated");
+                    tokio::time::sleep(pause).await;
+                    number += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
 }
 
 /// Which sort of server answers.
@@ -134,19 +151,27 @@ struct Inner {
 }
 
 impl Client {
-    /// Connects, says who we are, and asks for the version.
+    /// Connects, says who we are, and asks for the version. A server that is just starting is waited for, as long as
+    /// `retry` allows.
     ///
     /// # Errors
     /// [`Kind::Server`] where nothing answers, TLS fails or the credentials are refused; [`Kind::InvalidArgument`] for
     /// an address or certificate that cannot be read.
     pub async fn connect(config: ServerConfig, retry: Retry) -> Result<Self> {
+        retry.repeat(|| Self::connect_once(config.clone(), retry)).await
+    }
+
+    async fn connect_once(config: ServerConfig, retry: Retry) -> Result<Self> {
         let endpoint = endpoint(&config).await?;
         let doing = "connecting";
         let limit = Duration::from_secs_f64(config.connect_timeout_seconds);
         let channel = tokio::time::timeout(limit, endpoint.connect())
             .await
-            .map_err(|_| unreachable_server(&config, "no answer in time"))?
-            .map_err(|error| unreachable_server(&config, &crate::error::chain(&error)))?;
+            .map_err(|_| unreachable_server(&config, "no answer in time").temporary())?
+            .map_err(|error| {
+                let failure = unreachable_server(&config, &crate::error::chain(&error));
+                if may_start_yet(&error) { failure.temporary() } else { failure }
+            })?;
         let credentials = Credentials::new(&config)?;
         let service = MilvusServiceClient::with_interceptor(channel, credentials)
             .max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -260,19 +285,8 @@ impl Client {
         .await
     }
 
-    async fn retried<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
-        let mut number = 0;
-        loop {
-            match attempt().await {
-                Err(error) if error.is_temporary() && number < self.inner.retry.max_retries => {
-                    let pause = self.inner.retry.pause(number);
-                    tracing::warn!(error = %error, pause_ms = pause.as_millis(), "a call failed and will be repeated");
-                    tokio::time::sleep(pause).await;
-                    number += 1;
-                }
-                outcome => return outcome,
-            }
-        }
+    async fn retried<T, F: Future<Output = Result<T>>>(&self, attempt: impl FnMut() -> F) -> Result<T> {
+        self.inner.retry.repeat(attempt).await
     }
 }
 
@@ -332,7 +346,29 @@ fn unreachable_server(config: &ServerConfig, why: &str) -> Error {
         ),
     )
     .with("uri", config.label.as_str())
-    .temporary()
+}
+
+/// Whether a connection failed in a way in which it may succeed soon: nobody listens yet, or the way is cut for a
+/// moment. A name that nobody knows, or a certificate that is not trusted, stays so.
+fn may_start_yet(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind;
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            match error.kind() {
+                ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::BrokenPipe
+                | ErrorKind::TimedOut => return true,
+                _ => {}
+            }
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn client_info(config: &ServerConfig) -> proto::ClientInfo {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -22,6 +23,9 @@ use super::tables::{self, CHECKSUMS_FILE, FileSum, VERIFICATION_FILE};
 
 const AT_ONCE: usize = 4;
 const BLOCK: usize = 1 << 20;
+
+/// What is told of every portion of bytes that was read, and may make the reader wait.
+pub type OnBytes<'a> = &'a (dyn Fn(u64) -> BoxFuture<'a, ()> + Send + Sync);
 
 /// What [`Backup::check_files`] found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -91,6 +95,15 @@ impl Backup {
     /// Checks every file; with `fail_fast` only up to the first that fails. `on_bytes` is told of every portion hashed.
     /// Damage is in the report; an error means that the store could not be asked.
     pub async fn check_files(&self, fail_fast: bool, on_bytes: &(dyn Fn(u64) + Send + Sync)) -> Result<FileReport> {
+        let told = |bytes| {
+            on_bytes(bytes);
+            std::future::ready(()).boxed()
+        };
+        self.check_files_at_pace(fail_fast, &told).await
+    }
+
+    /// As [`Backup::check_files`], going on after each portion only when what `on_bytes` returned has ended.
+    pub async fn check_files_at_pace(&self, fail_fast: bool, on_bytes: OnBytes<'_>) -> Result<FileReport> {
         let mut report = FileReport::default();
         self.check_manifest(&mut report, on_bytes).await?;
         if fail_fast && !report.is_whole() {
@@ -105,14 +118,14 @@ impl Backup {
         Ok(report)
     }
 
-    async fn check_manifest(&self, report: &mut FileReport, on_bytes: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
+    async fn check_manifest(&self, report: &mut FileReport, on_bytes: OnBytes<'_>) -> Result<()> {
         let file = manifest::FILE;
         let bytes = match self.store().get(&self.path(file)?, manifest::CEILING).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return report.fail(FailedFile::new(file, Reason::Missing, None, None)),
             Err(error) => return report.fail(unreadable(file, error)?),
         };
-        on_bytes(bytes.len() as u64);
+        on_bytes(bytes.len() as u64).await;
         report.bytes += bytes.len() as u64;
         match Manifest::parse_in(&bytes, self.folder(), self.id()) {
             Ok(manifest) if manifest == *self.manifest() => report.files_verified += 1,
@@ -133,7 +146,7 @@ impl Backup {
     async fn check_list(
         &self,
         report: &mut FileReport,
-        on_bytes: &(dyn Fn(u64) + Send + Sync),
+        on_bytes: OnBytes<'_>,
     ) -> Result<Option<BTreeMap<RelativePath, FileSum>>> {
         let file = CHECKSUMS_FILE;
         let bytes = match self.store().get(&self.path(file)?, tables::CEILING).await {
@@ -141,7 +154,7 @@ impl Backup {
             Ok(None) => return report.fail(FailedFile::new(file, Reason::Missing, None, None)).map(|()| None),
             Err(error) => return report.fail(unreadable(file, error)?).map(|()| None),
         };
-        on_bytes(bytes.len() as u64);
+        on_bytes(bytes.len() as u64).await;
         report.bytes += bytes.len() as u64;
         let expected = &self.manifest().checksum;
         let actual = checksum(self.manifest().checksum_algorithm, bytes).await?;
@@ -158,7 +171,7 @@ impl Backup {
         files: BTreeMap<RelativePath, FileSum>,
         report: &mut FileReport,
         fail_fast: bool,
-        on_bytes: &(dyn Fn(u64) + Send + Sync),
+        on_bytes: OnBytes<'_>,
     ) -> Result<()> {
         let base = format!("{}/{}", self.folder(), self.id());
         let mut present = BTreeMap::new();
@@ -210,7 +223,7 @@ impl Backup {
         &self,
         path: RelativePath,
         sum: FileSum,
-        on_bytes: &(dyn Fn(u64) + Send + Sync),
+        on_bytes: OnBytes<'_>,
     ) -> Result<Result<u64, FailedFile>> {
         let algorithm = self.manifest().checksum_algorithm;
         match hash_file(self.store(), &self.path(path.as_str())?, algorithm, on_bytes).await {
@@ -253,7 +266,7 @@ async fn hash_file(
     store: &Store,
     path: &RelativePath,
     algorithm: ChecksumAlgorithm,
-    on_bytes: &(dyn Fn(u64) + Send + Sync),
+    on_bytes: OnBytes<'_>,
 ) -> Result<(u64, String)> {
     match store.read(path).await? {
         Reading::File(mut file) => {
@@ -277,7 +290,7 @@ async fn hash_file(
             });
             let tell = async {
                 while let Some(bytes) = receiver.recv().await {
-                    on_bytes(bytes);
+                    on_bytes(bytes).await;
                 }
             };
             let (outcome, ()) = tokio::join!(work, tell);
@@ -288,7 +301,7 @@ async fn hash_file(
             let mut total = 0;
             while let Some(block) = blocks.next().await {
                 let block = block?;
-                on_bytes(block.len() as u64);
+                on_bytes(block.len() as u64).await;
                 total += block.len() as u64;
                 if sender.send(block).await.is_err() {
                     return Err(internal("a thread that computes checksums ended"));

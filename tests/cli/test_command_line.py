@@ -160,6 +160,7 @@ def test_no_server_exits_with_1_and_says_where_it_looked(milvault):
     from tests.servers.process import free_ports
 
     uri = f"http://127.0.0.1:{free_ports(1)[0]}"
+    milvault.environment["MILVAULT_MAX_RETRIES"] = "0"
     assert uri in milvault("--uri", uri, "create", "anything", exits=FAILED).stderr
 
 

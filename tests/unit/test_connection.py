@@ -52,9 +52,22 @@ def test_no_secret_is_ever_shown():
         ConnectionManager("http://h", user="root", password="hunter2"),
     ):
         assert "hunter2" not in repr(connection) + str(connection) + str(vars(connection))
-    with pytest.raises(InvalidArgumentError) as caught:
-        ConnectionManager("http://root:hunter2@h:1")
-    assert "hunter2" not in str(caught.value)
+    for address in (
+        "http://root:hunter2@h:1",
+        "root:hunter2@h:1",
+        "http://root:hunter2@h:port",
+        "http://h:1?token=hunter2",
+        "grpc://root:hunter2@h",
+        "http://[root:hunter2@h",
+    ):
+        with pytest.raises(InvalidArgumentError) as caught:
+            ConnectionManager(address)
+        assert "hunter2" not in str(caught.value) + repr(caught.value)
+
+
+def test_a_database_in_the_address_is_refused_and_not_ignored():
+    with pytest.raises(InvalidArgumentError, match="db_name"):
+        ConnectionManager("http://host:19530/mydb")
 
 
 async def test_the_core_is_told_the_secrets_and_the_files():

@@ -67,6 +67,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
         "checksum_algorithm": "BLAKE2B",
         "max_concurrent_chunks": 2,
         "verify_after": False,
+        "bandwidth_limit_mib": None,
         "timeout_seconds": 11.0,
     }
     await manager.create_backup("articles", BackupParams(compression_enabled=True, compression_level=6), timeout=5)
@@ -91,6 +92,20 @@ async def test_restore_and_verify_take_the_configs_values_too(core):
     assert core.request["verify_checksums"] is True
     await manager.create_backup("articles")
     assert core.request["verify_after"] is False
+
+
+async def test_a_bandwidth_limit_comes_from_the_call_or_the_config(core):
+    config = BackupRecoveryConfig(bandwidth_limit_mib=8)
+    manager = BackupManager.connect(URI, "/backups", config=config, session_factory=core)
+    for call, params in ((manager.create_backup, BackupParams), (manager.restore_backup, RestoreParams)):
+        await call("b1")
+        assert core.request["bandwidth_limit_mib"] == 8.0
+        await call("b1", params=params(bandwidth_limit_mib=0.5))
+        assert core.request["bandwidth_limit_mib"] == 0.5
+        await call("b1", params=params(bandwidth_limit_mib=None))
+        assert core.request["bandwidth_limit_mib"] is None
+    await manager.verify_backup("b1")
+    assert core.request["bandwidth_limit_mib"] == 8.0
 
 
 async def test_the_core_is_told_where_and_who_and_how_often(core):

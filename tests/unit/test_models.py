@@ -3,6 +3,7 @@
 import datetime
 import json
 import pickle
+import traceback
 
 import pytest
 from pydantic import ValidationError
@@ -36,6 +37,7 @@ def test_config_has_the_documented_defaults():
         "local_backup_root_path": "./milvus_backups",
         "storage_options": {},
         "milvus_backup_bucket": None,
+        "milvus_storage": None,
         "default_chunk_size_mb": 256,
         "max_concurrent_chunks": 4,
         "compression_enabled": True,
@@ -55,6 +57,7 @@ def test_config_has_the_documented_defaults():
         "max_retries": 3,
         "retry_delay_seconds": 5.0,
         "progress_poll_interval": 2.0,
+        "bandwidth_limit_mib": None,
     }
 
 
@@ -73,6 +76,7 @@ def test_params_have_the_documented_defaults():
         "resume": True,
         "duplicates": "fail",
         "prove_stable": False,
+        "bandwidth_limit_mib": None,
     }
     restore = RestoreParams().model_dump()
     assert (
@@ -112,6 +116,17 @@ def test_params_have_the_documented_defaults():
         (BackupParams, "chunk_size_mb", 0, "greater than 0"),
         (VerificationParams, "sample_size", 0, "greater than 0 and at most 100"),
         (VerificationParams, "sample_size", 100.5, "greater than 0 and at most 100"),
+        (BackupRecoveryConfig, "default_restore_timeout", -1, "greater than 0"),
+        (BackupRecoveryConfig, "verification_timeout", 0, "greater than 0"),
+        (BackupRecoveryConfig, "retention_count", 0, "greater than 0"),
+        (BackupRecoveryConfig, "retention_days", 0, "greater than 0"),
+        (BackupRecoveryConfig, "min_backups_to_keep", -1, "0 or more"),
+        (BackupRecoveryConfig, "retry_delay_seconds", -0.1, "0 or more"),
+        (BackupRecoveryConfig, "progress_poll_interval", 0, "greater than 0"),
+        (BackupRecoveryConfig, "deep_verification_interval_days", 0, "greater than 0"),
+        (BackupRecoveryConfig, "bandwidth_limit_mib", 0, "greater than 0"),
+        (BackupParams, "bandwidth_limit_mib", -1, "greater than 0"),
+        (RestoreParams, "bandwidth_limit_mib", 0, "greater than 0"),
         (RestoreParams, "batch_rows", 0, "greater than 0"),
     ],
 )
@@ -261,7 +276,96 @@ def test_config_loads_arguments_over_environment_over_yaml_over_defaults(tmp_pat
     assert config.local_backup_root_path == "/elsewhere"
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
+def test_every_setting_is_read_from_its_environment_variable(monkeypatch):
+    given = {
+        "default_storage_type": "MILVUS_NATIVE",
+        "local_backup_root_path": "s3://bucket/prefix",
+        "storage_options": '{"aws_endpoint": "http://store"}',
+        "milvus_backup_bucket": "backups",
+        "milvus_storage": '{"url": "s3://milvus/files", "options": {"aws_secret_access_key": "hunter2"}}',
+        "default_chunk_size_mb": "17",
+        "max_concurrent_chunks": "3",
+        "compression_enabled": "false",
+        "compression_level": "9",
+        "enable_checksum_verification": "0",
+        "checksum_algorithm": "BLAKE2B",
+        "deep_verification_interval_days": "2",
+        "auto_verify_after_backup": "no",
+        "auto_verify_before_restore": "off",
+        "default_backup_timeout": "1.5",
+        "default_restore_timeout": "2.5",
+        "verification_timeout": "3.5",
+        "retention_count": "4",
+        "retention_days": "5",
+        "min_backups_to_keep": "0",
+        "retry_transient_errors": "False",
+        "max_retries": "7",
+        "retry_delay_seconds": "0.25",
+        "progress_poll_interval": "0.5",
+        "bandwidth_limit_mib": "12.5",
+    }
+    assert set(given) == set(BackupRecoveryConfig.model_fields)
+    for field, text in given.items():
+        monkeypatch.setenv(f"MILVAULT_{field.upper()}", text)
+    config = BackupRecoveryConfig.load()
+    defaults = BackupRecoveryConfig()
+    assert [field for field in given if getattr(config, field) == getattr(defaults, field)] == []
+    assert config.storage_options["aws_endpoint"].get_secret_value() == "http://store"
+    assert config.milvus_storage.options["aws_secret_access_key"].get_secret_value() == "hunter2"
+    assert "hunter2" not in repr(config)
+    assert (config.auto_verify_after_backup, config.min_backups_to_keep, config.bandwidth_limit_mib) == (False, 0, 12.5)
+
+
+def test_a_variable_that_is_out_of_range_names_the_field_and_one_that_is_empty_is_not_set(monkeypatch):
+    monkeypatch.setenv("MILVAULT_COMPRESSION_LEVEL", "12")
+    with pytest.raises(ValidationError, match=r"(?s)compression_level.*from 1 to 9"):
+        BackupRecoveryConfig.load()
+    monkeypatch.setenv("MILVAULT_COMPRESSION_LEVEL", "")
+    assert BackupRecoveryConfig.load().compression_level == 6
+
+
+def test_the_file_can_be_named_by_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "milvault.yaml"
+    file.write_text("retention_count: 5\nmilvus_storage: {url: /var/lib/milvus}\n")
+    monkeypatch.setenv("MILVAULT_CONFIG", str(file))
+    assert BackupRecoveryConfig.load().retention_count == 5
+    assert BackupRecoveryConfig.load().milvus_storage.url == "/var/lib/milvus"
+    other = tmp_path / "other.yaml"
+    other.write_text("retention_count: 6\n")
+    assert BackupRecoveryConfig.load(other).retention_count == 6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "storage_options: {aws_secret_access_key: hunter2",
+        "storage_options:\n  aws_secret_access_key: hunter2\n token: x",
+        "storage_options: hunter2\n",
+        "storage_options: {aws_secret_access_key: [hunter2]}\n",
+        "aws_secret_access_key: hunter2\n",
+        "local_backup_root_path: s3://key:hunter2@bucket/prefix\n",
+        "local_backup_root_path: az://container/prefix?sig=hunter2\n",
+        "milvus_storage: {url: 's3://hunter2@bucket'}\n",
+        "compression_level: hunter2\n",
+        "default_storage_type: hunter2\n",
+    ],
+)
+def test_no_error_of_a_configuration_shows_what_was_typed(tmp_path, monkeypatch, text):
+    file = tmp_path / "secret.yaml"
+    file.write_text(text)
+    with pytest.raises((ValidationError, InvalidArgumentError)) as failure:
+        BackupRecoveryConfig.load(file)
+    assert "hunter2" not in str(failure.value) + repr(failure.value) + "".join(
+        traceback.format_exception(failure.value)
+    )
+    for broken in ('{"a": "hunter2"', '"hunter2"', '["hunter2"]'):
+        monkeypatch.setenv("MILVAULT_STORAGE_OPTIONS", broken)
+        with pytest.raises((ValidationError, InvalidArgumentError)) as failure:
+            BackupRecoveryConfig.load()
+        assert "hunter2" not in str(failure.value) + repr(failure.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00", "1: 2\n", "a: 2001-99-99\n", "[" * 5000])
 def test_a_bad_configuration_file_is_named(tmp_path, text):
     file = tmp_path / "bad.yaml"
     file.write_text(text)
