@@ -112,16 +112,19 @@ impl Sink for ChunkSink<'_> {
             let part = rest.slice(0, count);
             rest = rest.slice(count, rest.num_rows() - count);
             let mut writer = open.writer;
-            let (writer, bytes) = self
+            let (writer, blocks) = self
                 .worker
                 .run(move || {
-                    let bytes = writer.write(&part)?;
-                    Ok((writer, bytes))
+                    let blocks = writer.write(&part)?;
+                    if !blocks.is_empty() {
+                        super::worker::give_back_memory();
+                    }
+                    Ok((writer, blocks))
                 })
                 .await?;
             open.writer = writer;
-            if !bytes.is_empty() {
-                open.upload.write(bytes).await?;
+            for block in blocks {
+                open.upload.write(block).await?;
             }
             let full = open.writer.arrow_bytes() >= self.chunks.chunk_bytes;
             self.open = Some(open);
@@ -141,8 +144,10 @@ impl Sink for ChunkSink<'_> {
 impl ChunkSink<'_> {
     async fn close(&mut self) -> Result<()> {
         let Some(Open { writer, mut upload, file }) = self.open.take() else { return Ok(()) };
-        let (bytes, summary): (_, ChunkSummary) = self.worker.run(move || writer.finish()).await?;
-        upload.write(bytes).await?;
+        let (blocks, summary): (_, ChunkSummary) = self.worker.run(move || writer.finish()).await?;
+        for block in blocks {
+            upload.write(block).await?;
+        }
         upload.finish().await?;
         self.set.merge(&summary.digest);
         self.chunks.done().push(ChunkEntry {
