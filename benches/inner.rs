@@ -55,9 +55,9 @@ fn write(schema: &CollectionSchema, batches: &[RecordBatch]) -> Bytes {
     let mut file = Vec::new();
     let mut writer = ChunkWriter::new(schema, &WriteOptions::default()).expect("valid options");
     for batch in batches {
-        file.extend_from_slice(&writer.write(batch).expect("rows of the schema"));
+        file.extend(writer.write(batch).expect("rows of the schema").concat());
     }
-    file.extend_from_slice(&writer.finish().expect("a finished file").0);
+    file.extend(writer.finish().expect("a finished file").0.concat());
     file.into()
 }
 

@@ -7,9 +7,6 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result};
 
-/// How many bytes are let through at once; more wait in portions, so that a job under a low limit still moves.
-pub const PORTION: usize = 256 << 10;
-
 /// A bucket that saves nothing: bytes are let through, and whoever comes next waits until the limit would have passed
 /// them. So `n` bytes never take less than `n / limit` seconds, however many pieces move them side by side.
 #[derive(Debug)]

@@ -79,6 +79,12 @@ impl<'a> Chunks<'a> {
         ChunkTable { chunks }
     }
 
+    /// Writes a block as soon as the job's bandwidth limit allows.
+    async fn write(&self, upload: &mut HashedUpload, block: Bytes) -> Result<()> {
+        self.control.pass(block.len() as u64).await;
+        upload.write(block).await
+    }
+
     async fn open(&self, partition: &str) -> Result<Open> {
         let counter = self.next.get(partition).ok_or_else(|| internal("a chunk of no partition"))?;
         let file = data_file(partition, counter.fetch_add(1, Ordering::Relaxed))?;
@@ -117,16 +123,19 @@ impl Sink for ChunkSink<'_> {
             let part = rest.slice(0, count);
             rest = rest.slice(count, rest.num_rows() - count);
             let mut writer = open.writer;
-            let (writer, bytes) = self
+            let (writer, blocks) = self
                 .worker
                 .run(move || {
-                    let bytes = writer.write(&part)?;
-                    Ok((writer, bytes))
+                    let blocks = writer.write(&part)?;
+                    if !blocks.is_empty() {
+                        super::worker::give_back_memory();
+                    }
+                    Ok((writer, blocks))
                 })
                 .await?;
             open.writer = writer;
-            if !bytes.is_empty() {
-                send(&mut open.upload, bytes, self.chunks.control).await?;
+            for block in blocks {
+                self.chunks.write(&mut open.upload, block).await?;
             }
             let full = open.writer.arrow_bytes() >= self.chunks.chunk_bytes;
             self.open = Some(open);
@@ -143,21 +152,13 @@ impl Sink for ChunkSink<'_> {
     }
 }
 
-/// Writes bytes as fast as the job's bandwidth limit allows.
-async fn send(upload: &mut HashedUpload, mut bytes: Bytes, control: &Control) -> Result<()> {
-    while !bytes.is_empty() {
-        let portion = bytes.split_to(bytes.len().min(control.portion()));
-        control.pass(portion.len() as u64).await;
-        upload.write(portion).await?;
-    }
-    Ok(())
-}
-
 impl ChunkSink<'_> {
     async fn close(&mut self) -> Result<()> {
         let Some(Open { writer, mut upload, file }) = self.open.take() else { return Ok(()) };
-        let (bytes, summary): (_, ChunkSummary) = self.worker.run(move || writer.finish()).await?;
-        send(&mut upload, bytes, self.chunks.control).await?;
+        let (blocks, summary): (_, ChunkSummary) = self.worker.run(move || writer.finish()).await?;
+        for block in blocks {
+            self.chunks.write(&mut upload, block).await?;
+        }
         upload.finish().await?;
         self.set.merge(&summary.digest);
         self.chunks.done().push(ChunkEntry {

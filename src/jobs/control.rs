@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::bandwidth::{Bandwidth, PORTION};
+use super::bandwidth::Bandwidth;
 use crate::error::{Error, Kind, Result};
 
 /// What a job is doing at the moment.
@@ -151,20 +151,10 @@ impl Control {
         Ok(())
     }
 
-    /// How many bytes to move at once: all of them where nothing limits the bandwidth.
-    #[must_use]
-    pub fn portion(&self) -> usize {
-        if self.bandwidth.get().is_some() { PORTION } else { usize::MAX }
-    }
-
     /// Waits until the bandwidth limit, if there is one, lets `bytes` through to or from the repository.
     pub async fn pass(&self, bytes: u64) {
-        let Some(limit) = self.bandwidth.get() else { return };
-        let mut left = bytes;
-        while left > 0 {
-            let portion = left.min(PORTION as u64);
-            limit.pass(portion).await;
-            left -= portion;
+        if let Some(limit) = self.bandwidth.get() {
+            limit.pass(bytes).await;
         }
     }
 

@@ -33,6 +33,16 @@ impl Worker {
     }
 }
 
+/// Hands memory that is free but kept by the allocator back to the system.
+#[allow(unsafe_code)]
+pub(super) fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: may be called at any time from any thread, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::digest::SetDigest;
 
+mod blocks;
 mod pages;
 mod reader;
 mod source;

@@ -15,6 +15,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::Value;
 
+use super::blocks::Blocks;
 use super::{ChunkSummary, FORMAT, FORMAT_KEY, ROW_GROUPS_KEY, arrow_bytes};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, chain, internal};
@@ -48,7 +49,7 @@ pub struct ChunkWriter {
     key_column: usize,
     digester: RowDigester,
     options: WriteOptions,
-    parquet: ArrowWriter<Vec<u8>>,
+    parquet: ArrowWriter<Blocks>,
     /// Row groups finished, and the one being filled.
     finished: Vec<SetDigest>,
     current: SetDigest,
@@ -73,8 +74,9 @@ impl ChunkWriter {
     pub fn new(schema: &CollectionSchema, options: &WriteOptions) -> Result<Self> {
         let arrow = schema.arrow()?;
         let key = schema.primary_key()?;
-        let parquet = ArrowWriter::try_new(Vec::new(), Arc::clone(&arrow), Some(properties(schema, &arrow, options)?))
-            .map_err(|error| failed(&error))?;
+        let parquet =
+            ArrowWriter::try_new(Blocks::default(), Arc::clone(&arrow), Some(properties(schema, &arrow, options)?))
+                .map_err(|error| failed(&error))?;
         Ok(Self {
             key_column: arrow.index_of(&key.name).map_err(|_| internal("the primary key has no column"))?,
             schema: arrow,
@@ -90,11 +92,11 @@ impl ChunkWriter {
         })
     }
 
-    /// Takes in rows and returns the next bytes of the file, often none. Columns are found by name.
+    /// Takes in rows and returns the next bytes of the file in blocks, often none. Columns are found by name.
     ///
     /// # Errors
     /// [`Kind::Internal`] where the rows are not of the schema. The writer is of no use after an error.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<Bytes> {
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<Vec<Bytes>> {
         let mut rest = self.conform(batch)?;
         self.note_keys(rest.column(self.key_column))?;
         while rest.num_rows() > 0 {
@@ -105,21 +107,23 @@ impl ChunkWriter {
             }
             rest = after;
         }
-        Ok(self.drain())
+        let blocks = self.parquet.inner_mut().take_full();
+        self.handed_over += length(&blocks);
+        Ok(blocks)
     }
 
     /// Ends the file: its last bytes, and what it holds.
     ///
     /// # Errors
     /// [`Kind::Internal`] where the Parquet writer fails.
-    pub fn finish(mut self) -> Result<(Bytes, ChunkSummary)> {
+    pub fn finish(mut self) -> Result<(Vec<Bytes>, ChunkSummary)> {
         self.end_row_group()?;
         let row_groups = serde_json::to_string(&self.finished).map_err(|error| internal(error.to_string()))?;
         for (key, value) in [(FORMAT_KEY, FORMAT.to_owned()), (ROW_GROUPS_KEY, row_groups)] {
             self.parquet.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
         // `into_inner` writes the footer itself: after `close` or `finish` it would write a second one.
-        let last = self.parquet.into_inner().map_err(|error| failed(&error))?;
+        let last = self.parquet.into_inner().map_err(|error| failed(&error))?.finish();
         let mut digest = SetDigest::default();
         self.finished.iter().for_each(|row_group| digest.merge(row_group));
         let (lowest, highest) = match self.keys {
@@ -130,13 +134,13 @@ impl ChunkWriter {
         let summary = ChunkSummary {
             rows: digest.rows,
             arrow_bytes: self.arrow_bytes,
-            file_bytes: self.handed_over + last.len() as u64,
+            file_bytes: self.handed_over + length(&last),
             row_groups: self.finished.len(),
             lowest,
             highest,
             digest,
         };
-        Ok((last.into(), summary))
+        Ok((last, summary))
     }
 
     /// Rows taken in so far.
@@ -188,21 +192,11 @@ impl ChunkWriter {
 
     fn end_row_group(&mut self) -> Result<()> {
         if self.current.rows > 0 {
-            // Room for just what comes, where growing by doubling would hold up to twice as much.
-            let encoded = self.parquet.in_progress_size();
-            self.parquet.inner_mut().reserve_exact(encoded + (encoded >> 6));
             self.parquet.flush().map_err(|error| failed(&error))?;
             self.finished.push(std::mem::take(&mut self.current));
             self.current_bytes = 0;
         }
         Ok(())
-    }
-
-    /// Takes out what the Parquet writer has put into its buffer. It counts offsets itself and never looks back.
-    fn drain(&mut self) -> Bytes {
-        let bytes = std::mem::take(self.parquet.inner_mut());
-        self.handed_over += bytes.len() as u64;
-        bytes.into()
     }
 
     fn note_keys(&mut self, column: &ArrayRef) -> Result<()> {
@@ -231,6 +225,10 @@ impl ChunkWriter {
         }
         Ok(())
     }
+}
+
+fn length(blocks: &[Bytes]) -> u64 {
+    blocks.iter().map(|block| block.len() as u64).sum()
 }
 
 /// How many of `rows` rows with `bytes` bytes fit into `room` bytes, going by their mean size.
