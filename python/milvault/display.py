@@ -82,3 +82,11 @@ def html_grid(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     return (
         f"<table><caption><b>{escape(title)}</b></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
+
+
+def html_bar(title: str, percentage: float, detail: str) -> str:
+    """A progress bar, 0 to 100, in HTML that needs no script."""
+    return (
+        f'<div>{escape(title)} <progress value="{percentage:.1f}" max="100"></progress> '
+        f"{percentage:.0f}% {escape(detail)}</div>"
+    )

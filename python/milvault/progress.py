@@ -9,10 +9,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._model import BYTES_PER_MB, Result, UtcDatetime
-from .display import human_duration
+from .display import html_bar, human_duration
 
 if TYPE_CHECKING:
     import asyncio
@@ -204,7 +205,7 @@ class ProgressStream:
 
 
 class ProgressBar:
-    """A progress sink that draws a bar with rate and time left: on stderr, or in the notebook."""
+    """A progress sink that draws a bar with rate and time left on stderr."""
 
     def __init__(self, title: str) -> None:
         try:
@@ -214,15 +215,12 @@ class ProgressBar:
             from .errors import InvalidArgumentError
 
             raise InvalidArgumentError("progress=True draws with rich: pip install 'milvault[cli]'") from error
-        console = Console()
-        if not console.is_jupyter:
-            console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[detail]}"),
-            console=console,
+            console=Console(stderr=True),
             transient=False,
         )
         self._title = title
@@ -231,21 +229,50 @@ class ProgressBar:
     def __call__(self, progress: BackupProgress) -> None:
         """Draws one progress."""
         self._bar.start()
-        parts = [f"{progress.rows_processed:,} rows"]
-        if progress.current_speed_mbps > 0 and not progress.is_complete:
-            parts.append(f"{progress.current_speed_mbps:.1f} MiB/s")
-        if progress.estimated_remaining_time_seconds is not None and not progress.is_complete:
-            parts.append(f"{progress.formatted_eta} left")
         self._bar.update(
             self._task,
             completed=progress.percentage,
             description=f"{self._title}: {progress.phase}",
-            detail=", ".join(parts),
+            detail=_bar_detail(progress),
         )
 
     def finish(self) -> None:
         """Leaves the bar as it is and gives the terminal back."""
         self._bar.stop()
+
+
+class NotebookBar:
+    """A progress sink that draws a bar with rate and time left below a notebook's cell. Needs no widgets."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._shown: Any = None
+
+    def __call__(self, progress: BackupProgress) -> None:
+        """Draws one progress in place of the last."""
+        from IPython.display import HTML, display
+
+        drawn = HTML(html_bar(f"{self._title}: {progress.phase}", progress.percentage, _bar_detail(progress)))
+        if self._shown is None:
+            self._shown = display(drawn, display_id=True)
+        else:
+            self._shown.update(drawn)
+
+
+def _bar_detail(progress: BackupProgress) -> str:
+    parts = [f"{progress.rows_processed:,} rows"]
+    if progress.current_speed_mbps > 0 and not progress.is_complete:
+        parts.append(f"{progress.current_speed_mbps:.1f} MiB/s")
+    if progress.estimated_remaining_time_seconds is not None and not progress.is_complete:
+        parts.append(f"{progress.formatted_eta} left")
+    return ", ".join(parts)
+
+
+def _in_notebook() -> bool:
+    """Whether this process runs a notebook's cells."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 @contextlib.contextmanager
@@ -269,7 +296,7 @@ def _sink_of(progress: object, title: str) -> Callable[[BackupProgress], Any] | 
     if progress is None or progress is False:
         return None
     if progress is True:
-        return ProgressBar(title)
+        return NotebookBar(title) if _in_notebook() else ProgressBar(title)
     if callable(progress):
         return progress
     from .errors import InvalidArgumentError
