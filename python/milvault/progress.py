@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -250,11 +251,11 @@ class NotebookBar:
 
     def __call__(self, progress: BackupProgress) -> None:
         """Draws one progress in place of the last."""
-        from IPython.display import HTML, display
-
-        drawn = HTML(html_bar(f"{self._title}: {progress.phase}", progress.percentage, _bar_detail(progress)))
+        notebook = importlib.import_module("IPython.display")
+        bar = html_bar(f"{self._title}: {progress.phase}", progress.percentage, _bar_detail(progress))
+        drawn = notebook.HTML(bar)
         if self._shown is None:
-            self._shown = display(drawn, display_id=True)
+            self._shown = notebook.display(drawn, display_id=True)
         else:
             self._shown.update(drawn)
 
