@@ -355,6 +355,10 @@ class InsufficientStorageError(BackupRecoveryError):
         self.available_bytes = available_bytes
         self.storage_path = storage_path
 
+    def to_dict(self) -> dict[str, Any]:
+        """As all errors' `to_dict`, with both sizes in GB too."""
+        return {**super().to_dict(), "required_gb": self.required_gb, "available_gb": self.available_gb}
+
     @property
     def required_gb(self) -> float:
         """`required_bytes` in units of 1024³ bytes."""

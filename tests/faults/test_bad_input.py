@@ -414,15 +414,22 @@ async def test_a_target_that_cannot_hold_the_schema_is_refused_before_a_row_is_w
     schema.add_field("id", DataType.INT64, is_primary=True)
     schema.add_field("maybe", DataType.INT64, nullable=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=4)
+    schema.add_field("second", DataType.FLOAT_VECTOR, dim=4)
     client.create_collection(name, schema=schema)
-    client.insert(name, [{"id": 1, "maybe": None, "vector": [0.0] * 4}, {"id": 2, "maybe": 5, "vector": [1.0] * 4}])
+    vectors = {"vector": [0.0] * 4, "second": [1.0] * 4}
+    client.insert(name, [{"id": 1, "maybe": None, **vectors}, {"id": 2, "maybe": 5, **vectors}])
     async with connect(lite) as manager:
         made = await manager.create_backup(name)
         assert made.success, made.error_message
     async with connect(server) as manager:
         with pytest.raises(SchemaIncompatibleError, match="maybe") as failure:
             await manager.restore_backup(made.backup_id, name)
-    assert failure.value.incompatibilities
+    reasons = failure.value.incompatibilities
+    assert len(reasons) == 2, reasons
+    assert all(any(word in reason for reason in reasons) for word in ("maybe", "second"))
+    assert all(reason in str(failure.value) for reason in reasons)
+    assert [field["name"] for field in failure.value.backup_schema["fields"]] == ["id", "maybe", "vector", "second"]
+    assert (failure.value.collection_name, failure.value.backup_id) == (name, made.backup_id)
     assert not server.client.has_collection(name)
 
 
