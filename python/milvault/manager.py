@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from .enums import BackupState
 from .errors import BackupCorruptedError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
-from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, VerificationResult, read_metadata
 
 if TYPE_CHECKING:
     import datetime
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from .errors import BackupRecoveryError
 
     ProgressSink = Callable[[BackupProgress], Any] | ProgressStream | bool | None
+
+
+logger = logging.getLogger("milvault")
 
 
 class BackupManager:
@@ -225,10 +229,15 @@ class BackupManager:
             database = self.connection_manager.db_name
         request = {"collection_name": collection_name, "database": database}
         found = (await self._engine.run("list", request, needs_server=False)).unwrap()
-        wanted_tags = set(tags)
+        wanted_tags, readable = set(tags), []
+        for value in found:
+            try:
+                readable.append(read_metadata(value))
+            except BackupCorruptedError as error:
+                logger.warning("a backup is not listed: %s", error)
         backups = [
             backup
-            for backup in map(BackupMetadata.model_validate, found)
+            for backup in readable
             if (state is None or backup.state is state)
             and (backup_type is None or backup.backup_type is backup_type)
             and wanted_tags <= set(backup.tags)
@@ -249,7 +258,7 @@ class BackupManager:
             BackupCorruptedError: Its manifest is damaged.
         """
         request = backup_named(backup_id, collection_name)
-        return BackupMetadata.model_validate((await self._engine.run("get", request, needs_server=False)).unwrap())
+        return read_metadata((await self._engine.run("get", request, needs_server=False)).unwrap())
 
     async def verify_backup(
         self,

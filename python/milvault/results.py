@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from ._model import BYTES_PER_MB, Result, UtcDatetime
 from .display import html_grid
 from .enums import BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
-from .errors import BackupRecoveryError
+from .errors import BackupCorruptedError, BackupRecoveryError
 
 
 def _known_state(value: Any) -> Any:
@@ -121,6 +121,26 @@ class BackupMetadata(Result):
     def compression_ratio(self) -> float | None:
         """How many bytes of rows one byte on disk stands for; `None` where that is unknown."""
         return self.size_bytes / self.compressed_size_bytes if self.compressed_size_bytes else None
+
+
+def read_metadata(value: dict[str, Any]) -> BackupMetadata:
+    """A manifest as the core hands it on.
+
+    Raises:
+        BackupCorruptedError: A value in it is none that a manifest may have.
+    """
+    try:
+        return BackupMetadata.model_validate(value)
+    except ValidationError as error:
+        fields = sorted({str(one["loc"][0]) for one in error.errors() if one["loc"]})
+        backup_id = str(value.get("backup_id"))
+        raise BackupCorruptedError(
+            f"the manifest of backup {backup_id} holds what no manifest may hold, in {', '.join(fields)}; "
+            "copy its metadata.json back from where it is whole, or delete the backup",
+            collection_name=str(value.get("collection_name")),
+            backup_id=backup_id,
+            failed_files=["metadata.json"],
+        ) from None
 
 
 class VerificationResult(Result):

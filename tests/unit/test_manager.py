@@ -204,6 +204,18 @@ async def test_listing_filters_and_pages(core, manager):
     assert await ids(limit=0) == []
 
 
+async def test_a_manifest_with_what_none_may_hold_is_not_listed_and_is_corrupt_when_asked_for(core, manager, caplog):
+    bad = {**METADATA, "backup_id": "b_bad", "schema_snapshot": "hunter2", "created_at": "+99999-01-01T00:00:00Z"}
+    core.answers["list"] = {"ok": [bad, METADATA]}
+    assert [each.backup_id for each in await manager.list_backups()] == [METADATA["backup_id"]]
+    assert "b_bad" in caplog.text
+    core.answers["get"] = {"ok": bad}
+    with pytest.raises(BackupCorruptedError, match=r"created_at, schema_snapshot") as caught:
+        await manager.get_backup("b_bad")
+    assert (caught.value.failed_files, caught.value.backup_id) == (["metadata.json"], "b_bad")
+    assert "hunter2" not in str(caught.value) + caplog.text
+
+
 async def test_listing_asks_for_the_connections_database_and_for_all_without_a_server(core):
     await BackupManager.connect(URI, "/backups", db_name="db2", session_factory=core).list_backups()
     assert core.request == {"collection_name": None, "database": "db2"}
