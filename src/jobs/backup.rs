@@ -149,7 +149,7 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
 async fn undo(repository: &Repository, manifest: &Manifest) {
     let (id, collection) = (manifest.backup_id.as_str(), Some(manifest.collection_name.as_str()));
     let deletion = repository.delete(id, collection, Some(&manifest.database));
-    if !matches!(tokio::time::timeout(super::CLEANUP_LIMIT, deletion).await, Ok(Ok(_))) {
+    if !matches!(tokio::time::timeout(super::CLEANUP_LIMIT, deletion).await, Ok(Ok(()))) {
         tracing::warn!(backup_id = id, "the backup is whole but was stopped; it could not be deleted and stays");
     }
 }
