@@ -53,7 +53,7 @@ from .errors import (
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
-from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
 
 __all__ = [
     "AutoIdPolicy",
@@ -78,6 +78,7 @@ __all__ = [
     "CollectionManager",
     "CollectionNotFoundError",
     "ConnectionManager",
+    "CopyResult",
     "DatabaseLockedError",
     "InsufficientStorageError",
     "InvalidArgumentError",

@@ -17,6 +17,7 @@ from ._terminal import (
     run_interruptibly,
     show_backup,
     show_backups,
+    show_copied,
     show_created,
     show_restored,
     show_verified,
@@ -313,6 +314,44 @@ def restore(
     if result.error is not None:
         return exit_code_of_kind(result.error.kind)
     return PARTLY_DONE if result.failed_partitions else DONE
+
+
+@app.command()
+def copy(
+    context: typer.Context,
+    backup: BackupArgument,
+    to: Annotated[str, typer.Option("--to", help="The other repository: a folder or an object store's URL.")],
+    collection: CollectionOption = None,
+    to_storage_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the other repository's store, where it differs. Repeatable."),
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Don't read the copy back at the end.")] = False,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Copy a backup into another repository; goes on where an earlier copy was stopped."""
+    settings = _settings(context, as_json)
+    options = _options_of(to_storage_option) if to_storage_option else None
+    manager = settings.manager(needs_server=False)
+    progress = draws_progress(as_json=settings.as_json)
+    result = _call(
+        manager,
+        lambda: manager.copy_backup(
+            backup,
+            collection,
+            to=to,
+            storage_options=options,
+            verify_after=not no_verify,
+            progress=progress,
+            timeout=timeout,
+        ),
+    )
+    if settings.as_json:
+        print_json(result.to_dict())
+    else:
+        show_copied(result)
+    return DONE
 
 
 @app.command()

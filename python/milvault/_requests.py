@@ -159,6 +159,29 @@ def checked_name(argument: str, value: object) -> str:
     return value
 
 
+def copy_request(
+    backup: str,
+    collection_name: str | None,
+    config: BackupRecoveryConfig,
+    root: str,
+    storage_options: dict[str, str] | None,
+    verify_after: bool,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The core's `copy` request.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right.
+    """
+    options = repository_settings(config)["options"] if storage_options is None else storage_options
+    return {
+        **_named(backup, collection_name),
+        "to": {"root": checked_name("to", root), "options": options},
+        "verify_after": verify_after,
+        "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
+    }
+
+
 def checked_timeout(timeout: float | None, default: float) -> float:
     """Seconds, the config's where the call gives none.
 

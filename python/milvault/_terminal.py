@@ -18,7 +18,7 @@ from .display import human_bytes, human_duration, human_value
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+    from .results import BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
 
 T = TypeVar("T")
 
@@ -144,6 +144,18 @@ def show_restored(result: RestoreResult) -> None:
     if result.failed_partitions:
         print(f"left out partitions that failed: {', '.join(result.failed_partitions)}")
     _show_warnings(result.warnings)
+
+
+def show_copied(result: CopyResult) -> None:
+    """What was brought over."""
+    if result.already_there:
+        print(f"{result.backup_id} was there already")
+    else:
+        print(
+            f"copied {result.backup_id}: {result.files_copied} of {result.files} files, "
+            f"{human_bytes(result.bytes_copied)}"
+        )
+    _show_pairs([("stored at", result.storage_path)])
 
 
 def show_verified(backup: str, result: VerificationResult) -> None:

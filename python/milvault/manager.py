@@ -12,6 +12,7 @@ from ._requests import (
     backup_named,
     backup_request,
     checked_name,
+    copy_request,
     repository_settings,
     restore_request,
     retry_settings,
@@ -23,7 +24,15 @@ from .enums import BackupState
 from .errors import BackupCorruptedError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
-from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, VerificationResult, read_metadata
+from .results import (
+    BackupList,
+    BackupMetadata,
+    BackupResult,
+    CopyResult,
+    RestoreResult,
+    VerificationResult,
+    read_metadata,
+)
 
 if TYPE_CHECKING:
     import datetime
@@ -339,6 +348,52 @@ class BackupManager:
             error_message=str(outcome.error),
             error=outcome.error,
         )
+
+    async def copy_backup(
+        self,
+        backup_id: str,
+        collection_name: str | None = None,
+        *,
+        to: str | os.PathLike[str],
+        storage_options: dict[str, str] | None = None,
+        verify_after: bool = True,
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> CopyResult:
+        """Copies one backup, byte for byte, into another repository. Needs no server.
+
+        Every file is checked against its checksum on its way. A copy that was stopped, by whatever, goes on from what
+        it has brought over when it is asked for again; one that is complete is left as it is.
+
+        Args:
+            backup_id: Its id or its name.
+            collection_name: Its collection, where the name alone is not unique.
+            to: The other repository: a folder or an object store's URL.
+            storage_options: Options of its object store. Unset: this repository's.
+            verify_after: Whether the copy is read back and checked where it now is.
+            progress: As for `create_backup`.
+            timeout: Seconds it may take. Unset: the config's `default_backup_timeout`.
+
+        Raises:
+            BackupNotFoundError: There is no such backup.
+            BackupCorruptedError: A file is not what its checksum says: the copy is not made.
+            BackupAlreadyExistsError: The other repository has another backup of that name.
+            BackupInProgressError: Someone else is at work on the collection there.
+            BackupStorageError: One of the repositories cannot be read, or written.
+            OperationTimeoutError: It did not finish in its time.
+
+        Example:
+            ```python
+            copied = await manager.copy_backup("nightly", "articles", to="s3://offsite/milvus")
+            print(copied.storage_path, copied.files_copied)
+            ```
+        """
+        with reporting(progress, f"Copying {backup_id}") as sink:
+            request = copy_request(
+                backup_id, collection_name, self.config, os.fspath(to), storage_options, verify_after, timeout
+            )
+            outcome = await self._engine.run("copy", request, needs_server=False, sink=sink)
+        return CopyResult.model_validate(outcome.unwrap())
 
     async def delete_backup(self, backup_id: str, collection_name: str | None = None) -> bool:
         """Deletes one backup for good. Needs no server.

@@ -329,6 +329,44 @@ class RestoreResult(_Outcome):
         return self.execution_time_ms / 1000
 
 
+class CopyResult(Result):
+    """What a copy into another repository brought over.
+
+    Attributes:
+        backup_id: The backup's id, the same in both repositories.
+        backup_name: Its name for people, the same too.
+        collection_name: Its collection.
+        storage_path: Where the copy is.
+        already_there: Whether the whole backup was there before.
+        files: Files of the backup.
+        files_copied: Those that this call brought over; the others had been by an earlier one.
+        bytes_copied: Their size in bytes.
+        server_side: Whether the object store copied them itself.
+        verification: What was found when the copy was checked where it now is; `None` where that was not asked for.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = (
+        "backup_id",
+        "collection_name",
+        "storage_path",
+        "already_there",
+        "files",
+        "files_copied",
+        "bytes_copied",
+    )
+
+    backup_id: str
+    backup_name: str
+    collection_name: str
+    storage_path: str
+    already_there: bool = False
+    files: int = 0
+    files_copied: int = 0
+    bytes_copied: int = 0
+    server_side: bool = False
+    verification: VerificationResult | None = None
+
+
 class BackupList(list[BackupMetadata]):
     """A plain list of backups, newest first, that shows as a table in notebooks."""
 

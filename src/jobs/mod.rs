@@ -14,6 +14,7 @@ pub mod bandwidth;
 mod chunks;
 mod compatible;
 pub mod control;
+pub mod copy;
 mod load;
 mod making;
 pub mod read;
@@ -163,6 +164,7 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
         "backup" => backup::backup(session, parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,
+        "copy" => copy::copy(session, parse(operation, request)?, control).await,
         "list" => control.guard(None, list(session, parse(operation, request)?)).await,
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
         "delete" => delete(session, parse(operation, request)?).await,

@@ -186,7 +186,7 @@ impl Backup {
             .ok_or_else(|| self.damaged(path.as_str(), &format!("is not listed in {CHECKSUMS_FILE}")))
     }
 
-    async fn get(&self, file: &str, ceiling: u64) -> Result<Bytes> {
+    pub(super) async fn get(&self, file: &str, ceiling: u64) -> Result<Bytes> {
         let bytes = self.store().get(&self.path(file)?, ceiling).await.map_err(|error| self.attributed(error))?;
         bytes.ok_or_else(|| self.missing(file))
     }
@@ -195,7 +195,7 @@ impl Backup {
         serde_json::from_slice(bytes).map_err(|error| self.damaged(file, &format!("is not JSON ({error})")))
     }
 
-    fn missing(&self, file: &str) -> Error {
+    pub(super) fn missing(&self, file: &str) -> Error {
         self.damaged(file, "is missing")
     }
 
@@ -203,14 +203,14 @@ impl Backup {
         self.damaged(file, &format!("is {actual} bytes long and should be {expected}"))
     }
 
-    fn changed(&self, file: &str, expected: &str, actual: &str) -> Error {
+    pub(super) fn changed(&self, file: &str, expected: &str, actual: &str) -> Error {
         self.damaged(file, "does not match its checksum")
             .with("expected_checksum", expected)
             .with("actual_checksum", actual)
             .with("checksum_algorithm", self.manifest().checksum_algorithm.name())
     }
 
-    fn damaged(&self, file: &str, what: &str) -> Error {
+    pub(super) fn damaged(&self, file: &str, what: &str) -> Error {
         let message = format!("backup {} is damaged: {file} {what}", self.id());
         self.attributed(Error::new(Kind::BackupCorrupted, message).with("failed_files", vec![file]))
     }

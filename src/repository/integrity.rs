@@ -262,7 +262,7 @@ fn unreadable(file: &str, error: Error) -> Result<FailedFile> {
 }
 
 /// Length and checksum of a file.
-async fn hash_file(
+pub(super) async fn hash_file(
     store: &Store,
     path: &RelativePath,
     algorithm: ChecksumAlgorithm,

@@ -8,6 +8,7 @@
 //! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
 //! | [`catalog`] | list and find ([`backup`]: one committed backup) |
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
+//! | [`copying`] | bring a committed backup into another repository |
 //! | [`sweep`] | clear away what dead runs left; delete |
 //! | [`integrity`] | is every file of a backup as it was written? |
 //! | [`journal`] | a restore's swap, so that the next run can finish or reverse it |
@@ -23,6 +24,11 @@
 pub mod attempt;
 pub mod backup;
 pub mod catalog;
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod copy_tests;
+pub mod copying;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -50,6 +56,7 @@ mod writing;
 pub use attempt::{Attempt, BeginRequest};
 pub use backup::{Backup, BackupFile};
 pub use catalog::{Damaged, Listed, Listing, Repository};
+pub use copying::CopyReport;
 pub use hashed_upload::HashedUpload;
 pub use integrity::{FailedFile, FileReport, Reason};
 pub use journal::{Journal, JournalEntry, Phase};

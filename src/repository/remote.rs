@@ -17,12 +17,14 @@ use crate::error::{Error, Kind, Result, chain, internal};
 /// An object store, and the prefix in it that is the repository.
 pub(super) struct Remote {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The bucket and how it is reached, where another store with the same is known to be the same place.
+    pub(super) origin: Option<String>,
     prefix: String,
 }
 
 impl Remote {
     pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        Self { store, prefix: prefix.trim_matches('/').to_owned() }
+        Self { store, origin: None, prefix: prefix.trim_matches('/').to_owned() }
     }
 
     /// The key of `path`; the prefix itself for the empty path.
@@ -85,7 +87,9 @@ impl Remote {
                 )));
             }
         };
-        Ok(Self::new(store, prefix.as_ref()))
+        // Options hold secrets: this is compared, never shown.
+        let origin = format!("{}://{host} {options:?}", url.scheme());
+        Ok(Self { origin: Some(origin), ..Self::new(store, prefix.as_ref()) })
     }
 }
 

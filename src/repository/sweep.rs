@@ -103,6 +103,16 @@ impl Repository {
     /// Sweeps a collection's folder. The caller holds its lock; `dead` are the runs that are proven dead. Returns the
     /// backups that there are: ids and names.
     pub(super) async fn sweep_folder(&self, folder: &str, dead: &[BackupId]) -> Result<Vec<(BackupId, String)>> {
+        self.sweep_folder_but(folder, dead, None).await
+    }
+
+    /// As [`Repository::sweep_folder`], but leaves the folder of `kept` alone.
+    pub(super) async fn sweep_folder_but(
+        &self,
+        folder: &str,
+        dead: &[BackupId],
+        kept: Option<&BackupId>,
+    ) -> Result<Vec<(BackupId, String)>> {
         let store = &self.store;
         store.delete_unfinished(folder).await?;
         self.sweep_readers(folder).await?;
@@ -110,6 +120,7 @@ impl Repository {
         let mut complete = Vec::new();
         for Place { id, found, .. } in self.places(Some(database), Some(collection)).await? {
             match found {
+                _ if kept == Some(&id) => {}
                 Found::Manifest(manifest, _) => {
                     self.sweep_found(folder, &id, &manifest, dead).await?;
                     if manifest.state == State::Completed {
