@@ -9,6 +9,8 @@
 //! | [`catalog`] | list and find ([`backup`]: one committed backup) |
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
 //! | [`sweep`] | clear away what dead runs left; delete |
+//! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
+//! | [`verdict`] | what `verification.json` amounts to |
 //! | [`integrity`] | is every file of a backup as it was written? |
 //! | [`journal`] | a restore's swap, so that the next run can finish or reverse it |
 //!
@@ -35,7 +37,9 @@ pub mod lease;
 mod local;
 pub mod manifest;
 pub mod names;
+pub mod prune;
 mod remote;
+pub mod retention;
 mod storage_error;
 pub mod store;
 pub mod sweep;
@@ -45,6 +49,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod upload;
+pub mod verdict;
 mod writing;
 
 pub use attempt::{Attempt, BeginRequest};
@@ -56,5 +61,7 @@ pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;
 pub use manifest::{BackupType, Digest, Manifest, PartitionDigest, Snapshot, SnapshotKind, State, StorageType};
 pub use names::{BackupId, RelativePath};
+pub use prune::{Doomed, Review};
+pub use retention::Policy;
 pub use store::Store;
 pub use tables::{Checksums, ChunkEntry, ChunkTable, FileSum};
