@@ -53,7 +53,7 @@ from .errors import (
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
-from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupList, BackupMetadata, BackupResult, DamagedBackup, RestoreResult, VerificationResult
 
 __all__ = [
     "AutoIdPolicy",
@@ -61,6 +61,7 @@ __all__ = [
     "BackupCorruptedError",
     "BackupError",
     "BackupInProgressError",
+    "BackupList",
     "BackupManager",
     "BackupMetadata",
     "BackupNotFoundError",
@@ -78,6 +79,7 @@ __all__ = [
     "CollectionManager",
     "CollectionNotFoundError",
     "ConnectionManager",
+    "DamagedBackup",
     "DatabaseLockedError",
     "InsufficientStorageError",
     "InvalidArgumentError",

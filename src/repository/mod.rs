@@ -56,7 +56,7 @@ pub use attempt::{Attempt, BeginRequest};
 pub use backup::{Backup, BackupFile};
 pub use catalog::{Damaged, Listed, Listing, Repository};
 pub use hashed_upload::HashedUpload;
-pub use integrity::{FailedFile, FileReport, Reason};
+pub use integrity::{FailedFile, FileReport, Hashed, Reason};
 pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;
 pub use manifest::{BackupType, Digest, Manifest, PartitionDigest, Snapshot, SnapshotKind, State, StorageType};
