@@ -38,6 +38,8 @@ mod local;
 pub mod manifest;
 pub mod names;
 pub mod prune;
+#[cfg(test)]
+mod prune_tests;
 mod remote;
 pub mod retention;
 mod storage_error;

@@ -2,42 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pymilvus import MilvusClient
 
-from milvault import BackupNotFoundError, InvalidArgumentError, VerificationParams
+from milvault import (
+    BackupManager,
+    BackupNotFoundError,
+    BackupParams,
+    BackupRecoveryConfig,
+    InvalidArgumentError,
+    VerificationParams,
+)
 from tests.backup_files import data_files
 from tests.manifests import reseal
 from tests.recipes import create, create_large, partitioned, plain
 
-FILES = 12
+FILES, ROWS = 12, 250
 
 
 def quick(percent: float = 100, **changes) -> VerificationParams:
     return VerificationParams(**{"verification_type": "QUICK", "sample_size": percent, "seed": 7, **changes})
 
 
+@dataclass
+class Made:
+    """A copy of a backup, which a test may damage."""
+
+    backup_id: str
+    storage_path: str
+
+
+@pytest.fixture(scope="module")
+def originals(lite_server, tmp_path_factory) -> Path:
+    """A repository with two unverified backups: `large`, a dozen files of one row group each, and `small`."""
+    root = tmp_path_factory.mktemp("originals")
+    client = MilvusClient(lite_server.uri)
+    create_large(lite_server.uri, "large", FILES * ROWS, 1024)
+    create(client, "small", partitioned())
+    config = BackupRecoveryConfig(auto_verify_after_backup=False, default_chunk_size_mb=1)
+
+    async def make() -> None:
+        async with BackupManager.connect(lite_server.uri, root, config=config) as manager:
+            for collection in ("large", "small"):
+                made = await manager.create_backup(collection, BackupParams(backup_name=collection))
+                assert made.success, made.error_message
+
+    asyncio.run(make())
+    for collection in ("large", "small"):
+        client.drop_collection(collection)
+    return root
+
+
+def copied(originals: Path, root: Path, collection: str) -> Made:
+    shutil.copytree(originals / collection, root / collection)
+    (folder,) = (root / collection).iterdir()
+    return Made(folder.name, str(folder))
+
+
 @pytest.fixture
-async def backup(lite, connect, name):
-    """A backup in a dozen files of one row group each, unverified."""
-    create_large(lite.address, name, FILES * 2000, 128)
-    async with connect(lite, auto_verify_after_backup=False, default_chunk_size_mb=1) as manager:
-        made = await manager.create_backup(name)
-    assert made.success, made.error_message
+def backup(originals, root) -> Made:
+    made = copied(originals, root, "large")
     assert len(data_files(made.storage_path)) == FILES
     return made
 
 
 @pytest.fixture
-async def small(lite, connect, name):
-    """A backup of two partitions, unverified."""
-    create(lite.client, name, partitioned())
-    async with connect(lite, auto_verify_after_backup=False) as manager:
-        made = await manager.create_backup(name)
-    assert made.success, made.error_message
-    return made
+def small(originals, root) -> Made:
+    return copied(originals, root, "small")
 
 
 def flip(file: Path, at: float = 0.5) -> str:
@@ -57,10 +94,10 @@ async def test_a_sample_is_decoded_and_remembered(backup, connect):
         assert result.files_verified == FILES + 5
         assert result.details["row_groups"] == FILES
         assert result.details["row_groups_checked"] == 2
-        assert 0 < result.details["rows_checked"] < FILES * 2000
+        assert 0 < result.details["rows_checked"] < FILES * ROWS
         assert (result.details["sample_size"], result.details["seed"]) == (10, 7)
         everything = await manager.verify_backup(backup.backup_id, params=quick())
-        assert everything.details["rows_checked"] == FILES * 2000
+        assert everything.details["rows_checked"] == FILES * ROWS
         least = await manager.verify_backup(backup.backup_id, params=quick(0.001, seed=None))
         assert least.details["row_groups_checked"] == 1
         found = await manager.get_backup(backup.backup_id)
