@@ -251,10 +251,10 @@ def verify(
     context: typer.Context,
     backup: BackupArgument,
     collection: CollectionOption = None,
-    verification_type: Annotated[
-        VerificationType, typer.Option("--type", case_sensitive=False, help="CHECKSUM reads all, QUICK a sample.")
-    ] = VerificationType.CHECKSUM,
-    sample: Annotated[float, typer.Option("--sample", metavar="PERCENT", help="Percent that QUICK decodes.")] = 10.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look at files' lengths and footers and at a sample of the rows alone.")
+    ] = False,
+    sample: Annotated[float, typer.Option("--sample", metavar="PERCENT", help="How much --quick decodes.")] = 10.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Which sample. Default: another one each time.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Find all damage, instead of stopping at the first.")
@@ -266,7 +266,7 @@ def verify(
     settings = _settings(context, as_json)
     manager = settings.manager(needs_server=False)
     params = VerificationParams(
-        verification_type=verification_type,
+        verification_type=VerificationType.QUICK if quick else VerificationType.CHECKSUM,
         sample_size=sample,
         seed=seed,
         fail_fast=not everything,

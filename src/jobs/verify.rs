@@ -15,6 +15,7 @@ use crate::repository::{Backup, FailedFile, FileReport, Hashed, Reason};
 
 /// Which backup to verify, and how.
 #[derive(Debug, Clone, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // the seam's names
 pub struct VerifyRequest {
     backup: String,
     #[serde(default)]
@@ -26,15 +27,15 @@ pub struct VerifyRequest {
     #[serde(default)]
     seed: Option<u64>,
     #[serde(default = "yes")]
-    fail_fast: bool,
+    pub(super) fail_fast: bool,
     #[serde(default = "yes")]
     verify_checksums: bool,
     #[serde(default = "yes")]
-    verify_schema: bool,
+    pub(super) verify_schema: bool,
     #[serde(default = "yes")]
-    verify_data_integrity: bool,
+    pub(super) verify_data_integrity: bool,
     #[serde(default = "yes")]
-    deep_verify_row_count: bool,
+    pub(super) deep_verify_row_count: bool,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }
@@ -151,9 +152,11 @@ async fn look(backup: &Backup, request: &VerifyRequest, control: &Control) -> Re
         let seed = request.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let sample = Sample { percent: request.sample_size, seed };
         let outcome = quick::verify(backup, sample, checks, request.fail_fast, control).await?;
-        return note(backup, outcome, checks.data, "verify_data_integrity was off: no rows were looked at").await;
+        return remember(backup, outcome, checks.data, "verify_data_integrity was off: no rows were looked at").await;
     }
-    check_files(backup, checks, request.fail_fast, control).await
+    let outcome = check_files(backup, checks, request.fail_fast, control).await?;
+    let otherwise = "verify_checksums was off: only the files' lengths were looked at";
+    remember(backup, outcome, checks.checksums, otherwise).await
 }
 
 fn to_value(outcome: &Verification) -> Result<Value> {
@@ -163,6 +166,12 @@ fn to_value(outcome: &Verification) -> Result<Value> {
 /// Reads every file of a backup against its checksums, and notes the outcome in `verification.json` where the
 /// repository can be written.
 pub(super) async fn checksums(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
+    let outcome = examine(backup, fail_fast, control).await?;
+    remember(backup, outcome, true, "").await
+}
+
+/// Reads every file of a backup against its checksums, and notes nothing.
+pub(super) async fn examine(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
     check_files(backup, Checks::ALL, fail_fast, control).await
 }
 
@@ -178,12 +187,17 @@ async fn check_files(backup: &Backup, checks: Checks, fail_fast: bool, control: 
         outcome.contradicted(agree::with_itself(backup, checks).await?.contradictions);
     }
     outcome.finish(begun.elapsed());
-    note(backup, outcome, checks.checksums, "verify_checksums was off: only the files' lengths were looked at").await
+    Ok(outcome)
 }
 
 /// Notes the outcome beside the backup, where it can be written. One that left out what its type stands for is no proof,
 /// and is noted only where it found damage.
-async fn note(backup: &Backup, mut outcome: Verification, is_proof: bool, otherwise: &str) -> Result<Verification> {
+async fn remember(
+    backup: &Backup,
+    mut outcome: Verification,
+    is_proof: bool,
+    otherwise: &str,
+) -> Result<Verification> {
     if !outcome.success {
         // What is missing because the backup is being deleted is no damage.
         backup.refuse_unless_there().await?;
@@ -191,10 +205,16 @@ async fn note(backup: &Backup, mut outcome: Verification, is_proof: bool, otherw
         outcome.warnings.push(format!("{otherwise}. The backup does not count as verified by this"));
         return Ok(outcome);
     }
-    if let Err(error) = backup.write_verification(&to_value(&outcome)?).await {
+    note(backup, &outcome).await?;
+    Ok(outcome)
+}
+
+/// Notes an outcome in `verification.json`, where the repository can be written.
+pub(super) async fn note(backup: &Backup, outcome: &Verification) -> Result<()> {
+    if let Err(error) = backup.write_verification(&to_value(outcome)?).await {
         tracing::warn!(%error, "the outcome of the verification could not be noted beside the backup");
     }
-    Ok(outcome)
+    Ok(())
 }
 
 impl Verification {

@@ -34,6 +34,7 @@ COMMANDS = [
     ("show", "b1"),
     ("get", "b1"),
     ("verify", "b1"),
+    ("verify", "b1", "--quick", "--sample", "5", "--seed", "3"),
     ("restore", "b1"),
     ("delete", "b1", "--yes"),
     ("prune", "articles", "--dry-run"),
