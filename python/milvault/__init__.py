@@ -53,7 +53,15 @@ from .errors import (
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
-from .results import BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
+from .results import (
+    BackupList,
+    BackupMetadata,
+    BackupResult,
+    CopyResult,
+    DamagedBackup,
+    RestoreResult,
+    VerificationResult,
+)
 
 __all__ = [
     "AutoIdPolicy",
@@ -61,6 +69,7 @@ __all__ = [
     "BackupCorruptedError",
     "BackupError",
     "BackupInProgressError",
+    "BackupList",
     "BackupManager",
     "BackupMetadata",
     "BackupNotFoundError",
@@ -79,6 +88,7 @@ __all__ = [
     "CollectionNotFoundError",
     "ConnectionManager",
     "CopyResult",
+    "DamagedBackup",
     "DatabaseLockedError",
     "InsufficientStorageError",
     "InvalidArgumentError",

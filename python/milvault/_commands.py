@@ -19,13 +19,14 @@ from ._terminal import (
     show_backups,
     show_copied,
     show_created,
+    show_pruned,
     show_restored,
     show_verified,
 )
 from .cli import CORRUPT, DONE, FAILED, PARTLY_DONE, exit_code_of_kind
 from .config import BackupRecoveryConfig
 from .connection import DEFAULT_URI
-from .enums import BackupState, BackupType, ChecksumAlgorithm, RestoreProof
+from .enums import BackupState, BackupType, ChecksumAlgorithm, RestoreProof, VerificationType
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 
@@ -221,7 +222,8 @@ def list_(
         lambda: manager.list_backups(collection, state=state, tags=tag or [], created_after=created_after, limit=limit),
     )
     if settings.as_json:
-        print_json({"backups": [backup.to_dict() for backup in backups]})
+        damaged = [each.to_dict() for each in backups.damaged]
+        print_json({"backups": [backup.to_dict() for backup in backups], "damaged": damaged})
     else:
         show_backups(backups)
     return DONE
@@ -250,16 +252,27 @@ def verify(
     context: typer.Context,
     backup: BackupArgument,
     collection: CollectionOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look at files' lengths and footers and at a sample of the rows alone.")
+    ] = False,
+    sample: Annotated[float, typer.Option("--sample", metavar="PERCENT", help="How much --quick decodes.")] = 10.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Which sample. Default: another one each time.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Find all damage, instead of stopping at the first.")
     ] = False,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Prove that a backup is whole: every file's checksum."""
+    """Prove that a backup is whole: every file's checksum, or a sample of its rows."""
     settings = _settings(context, as_json)
     manager = settings.manager(needs_server=False)
-    params = VerificationParams(fail_fast=not everything, verify_checksums=True)
+    params = VerificationParams(
+        verification_type=VerificationType.QUICK if quick else VerificationType.CHECKSUM,
+        sample_size=sample,
+        seed=seed,
+        fail_fast=not everything,
+        verify_checksums=True,
+    )
     progress = draws_progress(as_json=settings.as_json)
     result = _call(
         manager, lambda: manager.verify_backup(backup, collection, params, progress=progress, timeout=timeout)
@@ -375,6 +388,48 @@ def delete(
     else:
         print(f"deleted {backup}")
     return DONE if deleted else FAILED
+
+
+@app.command()
+def prune(
+    context: typer.Context,
+    collection: Annotated[
+        str | None, typer.Argument(metavar="COLLECTION", help="Only this collection's.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and delete nothing.")] = False,
+    count: Annotated[int | None, typer.Option(min=0, help="Keep so many of the newest. [config: 10]")] = None,
+    days: Annotated[int | None, typer.Option(min=0, help="Keep those no older than this. [config: 30]")] = None,
+    minimum: Annotated[
+        int | None, typer.Option("--min", min=0, help="Keep so many of the newest, whatever else is said. [config: 3]")
+    ] = None,
+    daily: Annotated[int | None, typer.Option(min=0, help="Keep the newest of each of so many days.")] = None,
+    weekly: Annotated[int | None, typer.Option(min=0, help="Keep the newest of each of so many weeks.")] = None,
+    monthly: Annotated[int | None, typer.Option(min=0, help="Keep the newest of each of so many months.")] = None,
+    keep_tag: Annotated[list[str] | None, typer.Option(help="Keep those with this tag. Repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Delete the backups that no rule keeps."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=False)
+    outcome = _call(
+        manager,
+        lambda: manager.apply_retention_policy(
+            collection,
+            dry_run,
+            retention_count=count,
+            retention_days=days,
+            min_backups_to_keep=minimum,
+            retention_daily=daily,
+            retention_weekly=weekly,
+            retention_monthly=monthly,
+            retention_tags=keep_tag or None,
+        ),
+    )
+    if settings.as_json:
+        print_json(outcome)
+    else:
+        show_pruned(outcome)
+    return PARTLY_DONE if outcome["failed"] else DONE
 
 
 def _settings(context: typer.Context, as_json: bool) -> Settings:

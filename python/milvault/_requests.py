@@ -9,6 +9,8 @@ from .enums import AutoIdPolicy, BackupStorageType, BackupType, VerificationType
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from .config import BackupRecoveryConfig
     from .params import BackupParams, RestoreParams, VerificationParams
 
@@ -120,7 +122,7 @@ def verify_request(
     Raises:
         InvalidArgumentError: An argument cannot be right, or names what this version does not do.
     """
-    if params.verification_type is not VerificationType.CHECKSUM:
+    if params.verification_type is VerificationType.DEEP:
         raise InvalidArgumentError(
             f"verification_type={params.verification_type} is not in this version; use VerificationType.CHECKSUM, "
             "which checks every file"
@@ -129,6 +131,7 @@ def verify_request(
         **_named(backup, collection_name),
         "verification_type": params.verification_type.value,
         "sample_size": params.sample_size,
+        "seed": params.seed,
         "fail_fast": params.fail_fast,
         **_unset(params, verify_checksums=config.enable_checksum_verification),
         "verify_schema": params.verify_schema,
@@ -137,6 +140,49 @@ def verify_request(
         "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.verification_timeout),
     }
+
+
+def prune_request(
+    collection_name: str | None,
+    database: str | None,
+    config: BackupRecoveryConfig,
+    *,
+    dry_run: bool,
+    given: Mapping[str, int | Iterable[str] | None],
+) -> dict[str, Any]:
+    """The core's `prune` request: what is given wins over the config's values.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right.
+    """
+    policy: dict[str, Any] = {}
+    for setting, name in _RULES.items():
+        value = given.get(setting)
+        if value is None:
+            value = getattr(config, setting)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise InvalidArgumentError(f"{setting} has to be a number, 0 or more, not {value!r}")
+        policy[name] = value
+    tags = given.get("retention_tags")
+    if isinstance(tags, str | int):
+        raise InvalidArgumentError(f"retention_tags has to be a list of tags, not {tags!r}")
+    policy["tags"] = list(config.retention_tags if tags is None else tags)
+    return {
+        "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
+        "database": None if database is None else checked_name("database", database),
+        "dry_run": dry_run,
+        "policy": policy,
+    }
+
+
+_RULES = {
+    "retention_count": "count",
+    "retention_days": "days",
+    "min_backups_to_keep": "minimum",
+    "retention_daily": "daily",
+    "retention_weekly": "weekly",
+    "retention_monthly": "monthly",
+}
 
 
 def backup_named(backup: str, collection_name: str | None) -> dict[str, Any]:
@@ -178,6 +224,7 @@ def copy_request(
         **_named(backup, collection_name),
         "to": {"root": checked_name("to", root), "options": options},
         "verify_after": verify_after,
+        "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
     }
 

@@ -18,7 +18,7 @@ from .display import human_bytes, human_duration, human_value
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from .results import BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
+    from .results import BackupList, BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
 
 T = TypeVar("T")
 
@@ -65,11 +65,17 @@ def draws_progress(*, as_json: bool) -> bool:
     return not as_json and sys.stderr.isatty()
 
 
-def show_backups(backups: Sequence[BackupMetadata]) -> None:
-    """A table of backups."""
-    if not backups:
+def show_backups(backups: BackupList) -> None:
+    """A table of backups, and a line for each that cannot be read."""
+    if backups:
+        _show_table(backups)
+    else:
         print("no backups")
-        return
+    for each in backups.damaged:
+        print(f"DAMAGED  {each.backup_id}  {each.collection_name}  {each.storage_path}: {each.reason}")
+
+
+def _show_table(backups: BackupList) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ID", "COLLECTION", "ROWS", "SIZE", "VERIFIED", "STATE", "TYPE", "CREATED", "NAME"):
         table.add_column(name, justify="right" if name in ("ROWS", "SIZE") else "left", no_wrap=True)
@@ -162,7 +168,9 @@ def show_verified(backup: str, result: VerificationResult) -> None:
     """What a verification found."""
     milliseconds = result.verification_time_ms
     if result.success:
-        print(f"{backup} is whole: {result.files_verified} files checked in {human_duration(milliseconds / 1000)}")
+        sampled = result.details.get("row_groups_checked")
+        sample = "" if sampled is None else f", {sampled} of {result.details.get('row_groups')} row groups decoded,"
+        print(f"{backup} is whole: {result.files_verified} files checked{sample} in {human_duration(milliseconds / 1000)}")
     else:
         print(f"{backup} is DAMAGED")
         for error in result.errors:
@@ -170,6 +178,28 @@ def show_verified(backup: str, result: VerificationResult) -> None:
         if not result.errors and result.files_failed:
             print(f"  {', '.join(result.files_failed)}")
     _show_warnings(result.warnings)
+
+
+def show_pruned(outcome: dict[str, Any]) -> None:
+    """What a retention policy keeps and deletes, and why."""
+    gone = set(outcome["deleted_backup_ids"])
+    listed = [each for each in outcome["planned"] if outcome["dry_run"] or each["backup_id"] in gone]
+    size = human_bytes(sum(each["size_bytes"] for each in listed))
+    count = "1 backup" if len(listed) == 1 else f"{len(listed):,} backups"
+    print(f"{'would delete' if outcome['dry_run'] else 'deleted'} {count} ({size}), kept {len(outcome['kept']):,}")
+    for word, named in (
+        ("delete" if outcome["dry_run"] else "deleted", {each["backup_id"]: _which(each) for each in listed}),
+        ("keep", outcome["kept"]),
+        ("leave", outcome["left_alone"]),
+    ):
+        for backup_id, why in named.items():
+            print(f"  {word:<7}  {backup_id}  {why}")
+    for backup_id, why in outcome["failed"].items():
+        print(f"milvault: {backup_id} could not be deleted: {why}", file=sys.stderr)
+
+
+def _which(planned: dict[str, Any]) -> str:
+    return f"{planned['collection_name']}, {planned['backup_name']}"
 
 
 def _digest_of(backup: BackupMetadata) -> str | None:

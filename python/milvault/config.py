@@ -54,6 +54,10 @@ class MilvusStorage(Model):
     options: dict[str, SecretStr] = Field(default_factory=dict)
 
 
+def _words(value: Any) -> Any:
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
 class BackupRecoveryConfig(Model):
     """Settings of a `BackupManager`. A field that a params object sets wins over the one here.
 
@@ -84,6 +88,7 @@ class BackupRecoveryConfig(Model):
     """Off: backups are verified neither after they are made nor before they are restored, unless a call asks for it."""
     checksum_algorithm: ChecksumAlgorithm = ChecksumAlgorithm.SHA256
     deep_verification_interval_days: PositiveCount = 7
+    """`verify_due` lists backups whose last DEEP verification is older."""
     auto_verify_after_backup: bool = True
     auto_verify_before_restore: bool = True
 
@@ -95,8 +100,19 @@ class BackupRecoveryConfig(Model):
     """Seconds."""
 
     retention_count: PositiveCount = 10
+    """So many of a collection's newest backups stay."""
     retention_days: PositiveCount = 30
+    """Backups that are no older than this many days stay."""
     min_backups_to_keep: Count = 3
+    """So many of the newest stay, whatever else is said."""
+    retention_daily: Count = 0
+    """The newest backup of each of so many days (UTC) that have one stays."""
+    retention_weekly: Count = 0
+    """As `retention_daily`, for weeks from Monday to Sunday."""
+    retention_monthly: Count = 0
+    """As `retention_daily`, for months."""
+    retention_tags: Annotated[list[str], BeforeValidator(_words)] = Field(default_factory=list)
+    """Backups with one of these tags stay; in the environment, separated by commas."""
 
     retry_transient_errors: bool = True
     max_retries: Count = 3

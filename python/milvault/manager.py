@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from ._requests import (
     backup_request,
     checked_name,
     copy_request,
+    prune_request,
     repository_settings,
     restore_request,
     retry_settings,
@@ -20,7 +23,7 @@ from ._requests import (
 )
 from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
-from .enums import BackupState
+from .enums import BackupState, VerificationType
 from .errors import BackupCorruptedError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
@@ -29,13 +32,13 @@ from .results import (
     BackupMetadata,
     BackupResult,
     CopyResult,
+    DamagedBackup,
     RestoreResult,
     VerificationResult,
     read_metadata,
 )
 
 if TYPE_CHECKING:
-    import datetime
     from collections.abc import Callable, Iterable
 
     from pydantic import SecretStr
@@ -210,7 +213,7 @@ class BackupManager:
         created_before: datetime.datetime | None = None,
         limit: int | None = None,
         offset: int = 0,
-    ) -> list[BackupMetadata]:
+    ) -> BackupList:
         """The backups in the repository, newest first. Needs no server.
 
         Args:
@@ -223,6 +226,9 @@ class BackupManager:
             created_before: Only those made before this time; needs a time zone.
             limit: At most so many.
             offset: Leaves out the first so many.
+
+        Returns:
+            A list; its `damaged` has the backups whose manifest cannot be read, whatever the filters by content say.
 
         Raises:
             InvalidArgumentError: A time without a zone, or a negative limit or offset.
@@ -239,7 +245,7 @@ class BackupManager:
         request = {"collection_name": collection_name, "database": database}
         found = (await self._engine.run("list", request, needs_server=False)).unwrap()
         wanted_tags, readable = set(tags), []
-        for value in found:
+        for value in found["backups"]:
             try:
                 readable.append(read_metadata(value))
             except BackupCorruptedError as error:
@@ -253,7 +259,8 @@ class BackupManager:
             and (created_after is None or backup.created_at >= created_after)
             and (created_before is None or backup.created_at < created_before)
         ]
-        return BackupList(backups[offset : None if limit is None else offset + limit])
+        damaged = map(DamagedBackup.model_validate, found["damaged"])
+        return BackupList(backups[offset : None if limit is None else offset + limit], damaged)
 
     async def get_backup(self, backup_id: str, collection_name: str | None = None) -> BackupMetadata:
         """One backup's manifest. Needs no server.
@@ -412,6 +419,92 @@ class BackupManager:
         request = backup_named(backup_id, collection_name)
         return bool((await self._engine.run("delete", request, needs_server=False)).unwrap())
 
+    async def apply_retention_policy(
+        self,
+        collection_name: str | None = None,
+        dry_run: bool = False,
+        *,
+        database: str | None = None,
+        retention_count: int | None = None,
+        retention_days: int | None = None,
+        min_backups_to_keep: int | None = None,
+        retention_daily: int | None = None,
+        retention_weekly: int | None = None,
+        retention_monthly: int | None = None,
+        retention_tags: Iterable[str] | None = None,
+    ) -> dict[str, Any]:
+        """Deletes the backups that no rule keeps, each collection's by themselves. Needs no server.
+
+        A backup stays where any rule keeps it: it is among the newest (`retention_count`, `min_backups_to_keep`), young
+        (`retention_days`), the newest of a day, week or month, tagged, the newest that is verified, its time lies in
+        the future, or a backup that stays builds on it. Backups that are being made or read, or whose manifest is
+        damaged, are left alone.
+
+        Args:
+            collection_name: Only this collection's. Unset: every collection's.
+            dry_run: Whether to say what would go, and delete nothing.
+            database: Only collections in this database. Unset: the connection's; without a server, all.
+            retention_count: This and the following win over the config's fields of the same names; 0 switches a rule
+                off.
+            retention_days: Days.
+            min_backups_to_keep: Backups.
+            retention_daily: Days that keep their newest backup.
+            retention_weekly: Weeks that do.
+            retention_monthly: Months that do.
+            retention_tags: Tags that keep a backup.
+
+        Returns:
+            `backups_to_delete`, how many the plan deletes; `storage_to_free_gb`, in units of 1024³ bytes; `planned`,
+            each of them with `backup_id`, `backup_name`, `database`, `collection_name`, `created_at`, `size_bytes`;
+            `deleted_backup_ids`, those that are gone, none in a dry run; `kept`, id → every reason; `left_alone`, id →
+            reason; `failed`, id → why it could not be deleted; `dry_run`.
+
+        Raises:
+            InvalidArgumentError: An argument cannot be right.
+            BackupStorageError: The repository cannot be read, or not one backup could be deleted.
+
+        Example:
+            ```python
+            plan = await manager.apply_retention_policy("articles", dry_run=True, retention_weekly=8)
+            print(plan["backups_to_delete"], plan["kept"])
+            ```
+        """
+        if database is None and self.connection_manager is not None:
+            database = self.connection_manager.db_name
+        given = {
+            "retention_count": retention_count,
+            "retention_days": retention_days,
+            "min_backups_to_keep": min_backups_to_keep,
+            "retention_daily": retention_daily,
+            "retention_weekly": retention_weekly,
+            "retention_monthly": retention_monthly,
+            "retention_tags": retention_tags,
+        }
+        request = prune_request(collection_name, database, self.config, dry_run=dry_run, given=given)
+        found: dict[str, Any] = (await self._engine.run("prune", request, needs_server=False)).unwrap()
+        return found
+
+    async def verify_due(
+        self, collection_name: str | None = None, *, database: str | None = None, interval_days: float | None = None
+    ) -> BackupList:
+        """The backups whose last DEEP verification is too old, or that never had one. Needs no server.
+
+        Args:
+            collection_name: Only those of this collection.
+            database: As for `list_backups`.
+            interval_days: Days. Unset: the config's `deep_verification_interval_days`.
+
+        Raises:
+            InvalidArgumentError: An argument cannot be right.
+            BackupStorageError: The repository cannot be read.
+        """
+        days = self.config.deep_verification_interval_days if interval_days is None else interval_days
+        if not (math.isfinite(days) and days >= 0):
+            raise InvalidArgumentError(f"interval_days has to be 0 or more, not {days}")
+        backups = await self.list_backups(collection_name, database=database)
+        now, longest = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=days)
+        return BackupList((backup for backup in backups if _is_due(backup, now, longest)), backups.damaged)
+
     async def close(self) -> None:
         """Ends all work and connections. A Milvus Lite goes on for pymilvus, until the process ends."""
         await self._engine.close()
@@ -483,6 +576,17 @@ def _finished_backup(value: dict[str, Any], milliseconds: float) -> BackupResult
         timings=value.get("timings") or {},
         error=error,
     )
+
+
+def _is_due(backup: BackupMetadata, now: datetime.datetime, longest: datetime.timedelta) -> bool:
+    last = backup.verifications.get(VerificationType.DEEP.value, {}).get("verified_at")
+    try:
+        verified_at = datetime.datetime.fromisoformat(str(last).replace("Z", "+00:00"))
+        age = now - verified_at
+    except (TypeError, ValueError):
+        return True
+    # Another machine's clock may be a little ahead; one that is further off proves nothing.
+    return age > longest or age < -datetime.timedelta(days=1)
 
 
 def _check_zone(argument: str, value: datetime.datetime | None) -> None:

@@ -103,17 +103,23 @@ class VerificationParams(Model):
     """How one backup is verified.
 
     Attributes:
-        verification_type: `CHECKSUM` checks every file.
-        sample_size: Percent of the data that `QUICK` looks at, above 0, at most 100.
+        verification_type: `CHECKSUM` reads every file. `QUICK` looks at every file's length and footer, and decodes a
+            sample of the rows.
+        sample_size: Percent of the row groups that `QUICK` decodes, above 0, at most 100; at least one.
+        seed: Chooses which ones: the same seed, the same row groups. Unset: another sample each time, its seed in
+            `details`.
         fail_fast: Whether to stop at the first damage; otherwise all of it is found.
-        verify_checksums: Whether files' checksums are checked. Unset: the config's `enable_checksum_verification`.
-        verify_schema: Whether the schema is checked.
-        verify_data_integrity: Whether rows are checked.
-        deep_verify_row_count: Whether `DEEP` compares the number of rows.
+        verify_checksums: Whether files' checksums are compared: all of them (`CHECKSUM`), or those of all files but the
+            data (`QUICK`). Unset: the config's `enable_checksum_verification`.
+        verify_schema: Whether the schema has to be the manifest's, and index definitions have to be readable.
+        verify_data_integrity: Whether digests of rows are compared: the chunk table's with the manifest's, and for
+            `QUICK` the files' footers with the chunk table and the sampled rows with their footers.
+        deep_verify_row_count: Whether numbers of rows are compared in the same places.
     """
 
     verification_type: VerificationType = VerificationType.CHECKSUM
     sample_size: Percent = 10.0
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     fail_fast: bool = True
     verify_checksums: bool = True
     verify_schema: bool = True

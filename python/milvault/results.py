@@ -5,7 +5,7 @@ Sizes ending in `_mb` are in units of 1024² bytes; times are in UTC.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,9 @@ from ._model import BYTES_PER_MB, Result, UtcDatetime
 from .display import html_grid
 from .enums import BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
 from .errors import BackupCorruptedError, BackupRecoveryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def _known_state(value: Any) -> Any:
@@ -35,8 +38,8 @@ class BackupMetadata(Result):
         compressed_size_bytes: Bytes of its files.
         checksum: One checksum that stands for the whole backup.
         checksum_algorithm: The algorithm of that one and of the files'.
-        is_verified: Whether its last verification found it whole.
-        last_verified_at: When that was, UTC; `None` if never.
+        is_verified: Whether its last verification found it whole, and no more thorough one found damage.
+        last_verified_at: When that was, UTC; `None` where it is not verified.
         state: `COMPLETED`, unless something is wrong with it.
         backup_type: What it holds.
         error_message: Why it failed, where it did.
@@ -49,6 +52,7 @@ class BackupMetadata(Result):
         include_indexes: Whether it holds index definitions.
         metadata_version: The version of the manifest's format.
         tags: Words to find it by.
+        verifications: When each type of verification last ended (`verified_at`, ISO 8601), and whether with `success`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -91,6 +95,7 @@ class BackupMetadata(Result):
     include_indexes: bool = True
     metadata_version: int | str = 1
     tags: list[str] = Field(default_factory=list)
+    verifications: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property
     def is_full_backup(self) -> bool:
@@ -367,8 +372,36 @@ class CopyResult(Result):
     verification: VerificationResult | None = None
 
 
+class DamagedBackup(Result):
+    """A backup whose manifest cannot be read.
+
+    Attributes:
+        backup_id: Its id, by its folder's name.
+        collection_name: Its collection, by its folder's name.
+        database: The collection's database, likewise.
+        storage_path: Where it is: a folder or a URL.
+        reason: What is wrong with the manifest.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ("backup_id", "collection_name", "storage_path", "reason")
+
+    backup_id: str
+    collection_name: str
+    database: str = "default"
+    storage_path: str
+    reason: str
+
+
 class BackupList(list[BackupMetadata]):
-    """A plain list of backups, newest first, that shows as a table in notebooks."""
+    """A plain list of backups, newest first, that shows as a table in notebooks.
+
+    Attributes:
+        damaged: Backups whose manifest cannot be read, which are in no list.
+    """
+
+    def __init__(self, backups: Iterable[BackupMetadata] = (), damaged: Iterable[DamagedBackup] = ()) -> None:
+        super().__init__(backups)
+        self.damaged = list(damaged)
 
     def _repr_html_(self) -> str:
         header = ("backup id", "name", "collection", "created", "type", "state", "rows", "MiB", "verified")
@@ -386,4 +419,8 @@ class BackupList(list[BackupMetadata]):
             )
             for backup in self
         ]
-        return html_grid(f"{len(self)} backups", header, rows)
+        table = html_grid(f"{len(self)} backups", header, rows)
+        if not self.damaged:
+            return table
+        lost = [(each.backup_id, each.collection_name, each.storage_path, each.reason) for each in self.damaged]
+        return table + html_grid(f"{len(lost)} damaged", ("backup id", "collection", "stored at", "reason"), lost)

@@ -1,5 +1,6 @@
 //! Copying a backup into another repository, and checking the copy there.
 
+use futures::FutureExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,6 +19,8 @@ pub struct CopyRequest {
     #[serde(default = "yes")]
     verify_after: bool,
     #[serde(default)]
+    bandwidth_limit_mib: Option<f64>,
+    #[serde(default)]
     timeout_seconds: Option<f64>,
 }
 
@@ -35,6 +38,7 @@ pub async fn copy(session: &Session, request: CopyRequest, control: &Control) ->
     let target = Repository::open(&request.to.root, &request.to.options)?;
     let reading = session.repository()?.mark_reading(&backup).await?;
     control.begin();
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
     control.expect(backup.manifest().row_count, backup.manifest().compressed_size_bytes);
     control.enter(Phase::Writing);
     let stop = async {
@@ -42,7 +46,11 @@ pub async fn copy(session: &Session, request: CopyRequest, control: &Control) ->
         let error = ended.unwrap_or_else(|| internal("waiting for nothing ended"));
         Error::new(error.kind(), "the copy was stopped; the same call goes on from what it has brought over")
     };
-    let outcome = target.copy_from(&backup, stop, &|bytes| control.advance(0, bytes)).await;
+    let on_bytes = |bytes| {
+        control.advance(0, bytes);
+        control.pass(bytes).boxed()
+    };
+    let outcome = target.copy_from(&backup, stop, &on_bytes).await;
     if let Some(lease) = reading
         && let Err(error) = lease.release().await
     {

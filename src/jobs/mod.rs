@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+mod agree;
 pub mod backup;
 pub mod bandwidth;
 mod chunks;
@@ -17,6 +18,8 @@ pub mod control;
 pub mod copy;
 mod load;
 mod making;
+pub mod prune;
+mod quick;
 pub mod read;
 pub mod recover;
 pub mod restore;
@@ -29,7 +32,8 @@ pub use control::Control;
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, Retry, ServerConfig};
 use crate::repository::manifest::Manifest;
-use crate::repository::{Backup, Listed, Repository};
+use crate::repository::retention::Health;
+use crate::repository::{Backup, Listed, Repository, verdict};
 
 /// How long a collection may take to load.
 const LOAD_LIMIT: Duration = Duration::from_secs(1800);
@@ -140,8 +144,9 @@ impl Session {
 /// A manifest as Python's `BackupMetadata` reads it.
 fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &str) -> Value {
     let mut value = serde_json::to_value(manifest).unwrap_or_default();
-    let verified = verification.is_some_and(|outcome| outcome.get("success") == Some(&Value::Bool(true)));
+    let verified = verdict::health(verification) == Health::Verified;
     value["is_verified"] = verified.into();
+    value["verifications"] = Value::Object(verification.map(verdict::by_type).unwrap_or_default());
     if verified {
         value["state"] = "VERIFIED".into(); // the manifest itself never changes: that the backup is whole stays true
     }
@@ -167,6 +172,7 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
         "copy" => copy::copy(session, parse(operation, request)?, control).await,
         "list" => control.guard(None, list(session, parse(operation, request)?)).await,
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
+        "prune" => prune::prune(session, parse(operation, request)?, control).await,
         "delete" => delete(session, parse(operation, request)?).await,
         "server_info" => {
             let client = control.guard(None, session.client()).await?;
@@ -220,10 +226,19 @@ struct Filter {
 async fn list(session: &Session, filter: Filter) -> Result<Value> {
     let database = filter.database.as_deref().or(session.database());
     let listing = session.repository()?.list(database, filter.collection_name.as_deref()).await?;
-    for damaged in &listing.damaged {
-        tracing::warn!(backup_id = %damaged.backup_id, path = damaged.storage_path, error = %damaged.error, "a backup's manifest cannot be read: it is not listed");
-    }
-    Ok(Value::Array(listing.backups.iter().map(listed).collect()))
+    let damaged = listing.damaged.iter().map(|damaged| {
+        json!({
+            "backup_id": damaged.backup_id,
+            "database": damaged.database,
+            "collection_name": damaged.collection_name,
+            "storage_path": damaged.storage_path,
+            "reason": damaged.error.message(),
+        })
+    });
+    Ok(json!({
+        "backups": listing.backups.iter().map(listed).collect::<Vec<_>>(),
+        "damaged": damaged.collect::<Vec<_>>(),
+    }))
 }
 
 async fn get(session: &Session, which: Which) -> Result<Value> {

@@ -15,6 +15,7 @@ mod blocks;
 mod pages;
 mod reader;
 mod source;
+mod windows;
 mod writer;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use arrow_schema::SchemaRef;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::schema::types::{Type, TypePtr};
 
 use super::source::Source;
@@ -129,6 +129,7 @@ impl ChunkReader {
     /// # Errors
     /// [`Kind::BackupCorrupted`] where they differ or the rows cannot be decoded; else as [`ChunkReader::row_group`].
     pub fn prove_row_group(&self, index: usize) -> Result<SetDigest> {
+        self.fetch_ahead(index)?;
         let mut found = SetDigest::default();
         for batch in self.row_group(index, 8192)? {
             let batch = batch?;
@@ -143,6 +144,23 @@ impl ChunkReader {
             "row group {index} holds {} rows with digest {found} where its footer promises {} with {promised}",
             found.rows, promised.rows
         )))
+    }
+
+    /// Of a file that is elsewhere: gets the row group in one go. All its columns are read.
+    fn fetch_ahead(&self, index: usize) -> Result<()> {
+        let Some(columns) = self.metadata.metadata().row_groups().get(index).map(RowGroupMetaData::columns) else {
+            return Ok(());
+        };
+        let spans = columns.iter().map(|column| {
+            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let (start, length) = (u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?);
+            Some((start, start.checked_add(length)?))
+        });
+        // Numbers that make no sense are the reader's to judge.
+        let Some(spans) = spans.collect::<Option<Vec<_>>>() else { return Ok(()) };
+        let start = spans.iter().map(|span| span.0).min().unwrap_or(0);
+        let end = spans.iter().map(|span| span.1).max().unwrap_or(0);
+        self.file.guard(|| self.file.source.ahead(start..end).map_err(|error| error.to_string()))
     }
 
     fn batches_of(&self, row_groups: std::ops::Range<usize>, batch_rows: usize) -> Batches {

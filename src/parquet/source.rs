@@ -1,12 +1,15 @@
-//! Where a chunk's bytes come from: a file or memory, read at any offset and never beyond its end.
+//! Where a chunk's bytes come from: a file, memory, or elsewhere; read at any offset and never beyond its end.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
+
+use super::windows::Windows;
 
 /// The bytes of a chunk file. Copies read independently: no cursor is shared, unlike in copies of a [`File`].
 #[derive(Clone)]
@@ -22,6 +25,7 @@ struct Inner {
 enum SourceKind {
     File(File),
     Memory(Bytes),
+    Elsewhere(Windows),
 }
 
 impl From<Bytes> for Source {
@@ -44,6 +48,26 @@ impl Source {
         Self(Arc::new(Inner { kind, length, failure: Mutex::new(failure) }))
     }
 
+    /// A file of `length` bytes that `fetch` gets ranges of. It may block; its errors are the storage's, not the content's.
+    pub fn elsewhere(length: u64, fetch: impl Fn(Range<u64>) -> io::Result<Bytes> + Send + Sync + 'static) -> Self {
+        Self::new(length, SourceKind::Elsewhere(Windows::new(Box::new(fetch))), None)
+    }
+
+    /// Says that this range is about to be read; one that is not within the file is passed over.
+    pub(super) fn ahead(&self, range: Range<u64>) -> io::Result<()> {
+        match &self.0.kind {
+            SourceKind::Elsewhere(windows) if range.end <= self.0.length => {
+                windows.ahead(range).inspect_err(|error| self.failed(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| error.to_string());
+    }
+
     /// What the storage said, where it failed: then the content is not to blame for what could not be read.
     pub(super) fn failure(&self) -> Option<String> {
         self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -61,11 +85,11 @@ impl Source {
             }
             SourceKind::File(file) => {
                 let mut buffer = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-                read_exact_at(file, &mut buffer, start).inspect_err(|error| {
-                    let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
-                    failure.get_or_insert_with(|| error.to_string());
-                })?;
+                read_exact_at(file, &mut buffer, start).inspect_err(|error| self.failed(error))?;
                 Ok(buffer.into())
+            }
+            SourceKind::Elsewhere(windows) => {
+                windows.read(start, length, self.0.length).inspect_err(|error| self.failed(error))
             }
         }
     }

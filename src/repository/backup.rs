@@ -11,13 +11,14 @@ use tokio::sync::OnceCell;
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 
-use super::catalog::{path_in, verification};
-use super::manifest::{self, Manifest};
+use super::catalog::{Found, VERIFICATION_CEILING, look, path_in, verification};
+use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath};
 use super::store::{Store, blocking};
 use super::tables::{
     self, CHECKSUMS_FILE, CHUNKS_FILE, Checksums, ChunkTable, FileSum, SCHEMA_FILE, VERIFICATION_FILE,
 };
+use super::verdict;
 
 /// The longest `schema.json` or index file that is read.
 const SMALL: u64 = 16 << 20;
@@ -165,17 +166,52 @@ impl Backup {
         Ok(BackupFile { store: self.store().clone(), path: full, local, size })
     }
 
-    /// Notes a verification in `verification.json`, the one file that changes after the commit.
-    pub async fn write_verification(&self, json: &Value) -> Result<()> {
-        if self.store().size(&self.path(manifest::FILE)?).await?.is_none() {
-            return Err(Error::new(Kind::BackupNotFound, format!("backup {} was deleted meanwhile", self.id()))
-                .with("backup_id", self.id().as_str())
-                .with("storage_path", self.storage_path()));
+    /// Notes the outcome of a verification in `verification.json`, the one file that changes after the commit, beside the
+    /// last outcome of each other type (see [`super::verdict`]). Of two at the same time neither is lost.
+    pub async fn write_verification(&self, outcome: &Value) -> Result<()> {
+        let path = self.path(VERIFICATION_FILE)?;
+        for _ in 0..10 {
+            self.refuse_unless_there().await?;
+            let before = match self.store().get_versioned(&path, VERIFICATION_CEILING).await {
+                Err(error) if !error.is_temporary() => {
+                    // Whatever is there in place of the file makes no sense, and may not be in the way.
+                    self.store().put(&path, note(None, outcome)?).await?;
+                    return self.refuse_unless_there().await;
+                }
+                other => other?,
+            };
+            let written = match before {
+                None => self.store().put_if_absent(&path, note(None, outcome)?).await?,
+                Some((bytes, version)) => {
+                    let before = serde_json::from_slice(&bytes).ok();
+                    self.store().replace_if(&path, &version, note(before.as_ref(), outcome)?).await?
+                }
+            };
+            if written.is_some() {
+                // Written behind a deletion that was under way, it would be all that is left of the backup.
+                if let Err(error) = self.refuse_unless_there().await {
+                    self.store().delete(&path).await?;
+                    self.store().remove_empty_parents(&path).await?;
+                    return Err(error);
+                }
+                return Ok(());
+            }
         }
-        let mut bytes = serde_json::to_vec_pretty(json)
-            .map_err(|error| internal(format!("a verification cannot be written as JSON: {error}")))?;
-        bytes.push(b'\n');
-        self.store().put(&self.path(VERIFICATION_FILE)?, Bytes::from(bytes)).await
+        Err(Error::new(Kind::InProgress, format!("others verify backup {} all the time; try again", self.id()))
+            .with("progress_percentage", Value::Null)
+            .temporary())
+    }
+
+    /// [`Kind::BackupNotFound`] where the backup is deleted, or is about to be.
+    pub async fn refuse_unless_there(&self) -> Result<()> {
+        match look(self.store(), self.folder(), self.id()).await? {
+            Found::Nothing => {}
+            Found::Manifest(manifest, _) if manifest.state != State::Completed => {}
+            Found::Manifest(..) | Found::Damaged(_) => return Ok(()),
+        }
+        Err(Error::new(Kind::BackupNotFound, format!("backup {} was deleted meanwhile", self.id()))
+            .with("backup_id", self.id().as_str())
+            .with("storage_path", self.storage_path()))
     }
 
     async fn sum(&self, path: &RelativePath) -> Result<FileSum> {
@@ -243,6 +279,14 @@ impl BackupFile {
         }
         self.store.get_range(&self.path, range).await
     }
+}
+
+/// `verification.json` after `outcome`.
+fn note(before: Option<&Value>, outcome: &Value) -> Result<Bytes> {
+    let mut bytes = serde_json::to_vec_pretty(&verdict::noted(before, outcome))
+        .map_err(|error| internal(format!("a verification cannot be written as JSON: {error}")))?;
+    bytes.push(b'\n');
+    Ok(Bytes::from(bytes))
 }
 
 /// A checksum, computed off the async threads where that takes long.

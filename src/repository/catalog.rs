@@ -19,8 +19,8 @@ use super::names::{BackupId, RelativePath, check_name, collection_folder, split_
 use super::store::{Store, Version};
 use super::tables::VERIFICATION_FILE;
 
-const AT_ONCE: usize = 16;
-const VERIFICATION_CEILING: u64 = 4 << 20;
+pub(super) const AT_ONCE: usize = 16;
+pub(super) const VERIFICATION_CEILING: u64 = 4 << 20;
 
 /// A place where backups live. Cheap to clone; opening it touches nothing.
 #[derive(Clone)]

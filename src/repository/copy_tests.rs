@@ -1,9 +1,10 @@
 //! Copies between repositories: whole or not there, resumed, and never of damaged files.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures::FutureExt;
 
 use crate::error::{Error, Kind};
 
@@ -11,7 +12,7 @@ use super::testing::{Site, make, names, path};
 use super::{Backup, CopyReport, Repository};
 
 async fn copied(to: &Repository, backup: &Backup) -> crate::error::Result<CopyReport> {
-    to.copy_from(backup, pending(), &|_| ()).await
+    to.copy_from(backup, pending(), &|_| ready(()).boxed()).await
 }
 
 #[tokio::test]
@@ -20,7 +21,10 @@ async fn a_copy_is_the_same_backup_in_another_place() {
     {
         let backup = make(&from.repository, "one").await;
         let told = AtomicU64::new(0);
-        let tell = |bytes| _ = told.fetch_add(bytes, Ordering::Relaxed);
+        let tell = |bytes| {
+            told.fetch_add(bytes, Ordering::Relaxed);
+            ready(()).boxed()
+        };
         let report = to.repository.copy_from(&backup, pending(), &tell).await.unwrap();
         assert_eq!((report.files, report.files_copied, report.already_there), (7, 7, false));
         assert_eq!(told.load(Ordering::Relaxed), backup.manifest().compressed_size_bytes);
@@ -48,6 +52,7 @@ async fn a_copy_goes_on_where_an_earlier_one_stopped() {
     }
     let chunk = |number: u8| path(&format!("{base}/data/_default-0000{number}.parquet"));
     let size = store.size(&chunk(1)).await.unwrap().unwrap();
+    store.put(&path(&format!("{base}/data/stray.parquet")), Bytes::from_static(b"PAR1")).await.unwrap();
     store.put(&chunk(1), Bytes::from(vec![b'x'; usize::try_from(size).unwrap()])).await.unwrap();
     assert!(names(&to.repository).await.is_empty());
     let report = copied(&to.repository, &backup).await.unwrap();
@@ -63,7 +68,7 @@ async fn a_copy_that_is_stopped_is_no_backup_and_blocks_nobody() {
     let (from, to) = (Site::local(), Site::local());
     let backup = make(&from.repository, "one").await;
     let stop = async { Error::new(Kind::Canceled, "stopped") };
-    let error = to.repository.copy_from(&backup, stop, &|_| ()).await.unwrap_err();
+    let error = to.repository.copy_from(&backup, stop, &|_| ready(()).boxed()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Canceled);
     assert!(names(&to.repository).await.is_empty());
     assert!(copied(&to.repository, &backup).await.is_ok());

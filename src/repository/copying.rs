@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use object_store::ObjectStoreExt;
 use serde::Serialize;
 
@@ -17,13 +17,13 @@ use crate::error::{Error, Kind, Result, internal};
 
 use super::backup::Backup;
 use super::catalog::{Found, Place, Repository, look, path_in};
-use super::integrity::{hash_blocks, hash_file};
+use super::integrity::{OnBytes, hash_blocks, hash_file};
 use super::lease::{Lease, Terms};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath};
 use super::store::{Backend, Reading, Store, blocking};
 use super::sweep::{finish_deletion, lock_path};
-use super::tables::{self, CHECKSUMS_FILE, FileSum};
+use super::tables::{self, CHECKSUMS_FILE, Checksums, FileSum};
 
 /// Files that are on their way at once.
 const AT_ONCE: usize = 4;
@@ -47,7 +47,8 @@ pub struct CopyReport {
 }
 
 impl Repository {
-    /// Copies `source` into this repository. `tell` hears of every portion of bytes that is done. Where `stop` ends
+    /// Copies `source` into this repository. `tell` hears of every portion of bytes that is done,
+    /// and what it returns is waited for. Where `stop` ends
     /// first, the copy fails with its error, and what was brought over stays for the next try.
     ///
     /// # Errors
@@ -58,7 +59,7 @@ impl Repository {
         &self,
         source: &Backup,
         stop: impl Future<Output = Error> + Send,
-        tell: &(dyn Fn(u64) + Send + Sync),
+        tell: OnBytes<'_>,
     ) -> Result<CopyReport> {
         if self.is_same_place(source.store()) {
             return Err(Error::new(
@@ -96,7 +97,7 @@ impl Repository {
         self.store.probe(&lock_path(folder)?).await
     }
 
-    async fn copy_locked(&self, source: &Backup, tell: &(dyn Fn(u64) + Send + Sync)) -> Result<CopyReport> {
+    async fn copy_locked(&self, source: &Backup, tell: OnBytes<'_>) -> Result<CopyReport> {
         let sums = source.checksums().await?;
         let mut report = CopyReport {
             storage_path: self.store.display(&format!("{}/{}", source.folder(), source.id())),
@@ -106,10 +107,11 @@ impl Repository {
         };
         if self.is_there(source).await? {
             report.already_there = true;
-            tell(source.manifest().compressed_size_bytes);
+            tell(source.manifest().compressed_size_bytes).await;
             return Ok(report);
         }
         let manifest = source.raw_manifest().await?;
+        self.clear_strays(source, &sums).await?;
         let copies = sums.files.iter().map(|(path, sum)| self.copy_file(source, path, sum, report.server_side, tell));
         let mut copies = futures::stream::iter(copies.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
         while let Some(copied) = copies.next().await {
@@ -121,7 +123,7 @@ impl Repository {
         let list = source.raw_checksums().await?;
         report.files_copied += 2;
         report.bytes_copied += (list.len() + manifest.len()) as u64;
-        tell(list.len() as u64);
+        tell(list.len() as u64).await;
         self.store.put(&path_in(source.folder(), source.id(), CHECKSUMS_FILE)?, list).await?;
         let path = path_in(source.folder(), source.id(), manifest::FILE)?;
         if self.store.put_if_absent(&path, manifest).await?.is_none() && !self.is_there(source).await? {
@@ -160,6 +162,17 @@ impl Repository {
         }
     }
 
+    /// Deletes what an earlier copier left that is no file of the backup: pieces of files that it was writing.
+    async fn clear_strays(&self, source: &Backup, sums: &Checksums) -> Result<()> {
+        let base = format!("{}/{}/", source.folder(), source.id());
+        let mut strays: Vec<_> = self.store.list(base.trim_end_matches('/')).await?.into_iter().map(|file| file.path).collect();
+        strays.retain(|path| {
+            let file = path.strip_prefix(&base).and_then(|file| RelativePath::new(file).ok());
+            file.is_none_or(|file| !sums.files.contains_key(&file))
+        });
+        if strays.is_empty() { Ok(()) } else { self.store.delete_all(strays).await }
+    }
+
     fn other_backup(&self, source: &Backup, existing: &BackupId, why: &str) -> Error {
         let manifest = source.manifest();
         Error::new(
@@ -179,14 +192,14 @@ impl Repository {
         file: &RelativePath,
         sum: &FileSum,
         server_side: bool,
-        tell: &(dyn Fn(u64) + Send + Sync),
+        tell: OnBytes<'_>,
     ) -> Result<Option<u64>> {
         let algorithm = source.manifest().checksum_algorithm;
         let (from, to) = (source.path(file.as_str())?, path_in(source.folder(), source.id(), file.as_str())?);
         if self.store.size(&to).await? == Some(sum.bytes) {
-            let (_, found) = hash_file(&self.store, &to, algorithm, &|_| ()).await?;
+            let (_, found) = hash_file(&self.store, &to, algorithm, &|_| std::future::ready(()).boxed()).await?;
             if found == sum.checksum {
-                tell(sum.bytes);
+                tell(sum.bytes).await;
                 return Ok(None);
             }
         }
@@ -209,7 +222,7 @@ impl Repository {
         from: &RelativePath,
         to: &RelativePath,
         (file, sum): (&RelativePath, &FileSum),
-        tell: &(dyn Fn(u64) + Send + Sync),
+        tell: OnBytes<'_>,
     ) -> Result<()> {
         if source.store().size(from).await?.is_none() {
             return Err(source.missing(file.as_str()));
@@ -220,7 +233,7 @@ impl Repository {
         let moved = async {
             while let Some(block) = blocks.next().await {
                 let block = block?;
-                tell(block.len() as u64);
+                tell(block.len() as u64).await;
                 if hasher.send(block.clone()).await.is_err() {
                     return Err(internal("a thread that computes checksums ended"));
                 }

@@ -10,6 +10,8 @@
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
 //! | [`copying`] | bring a committed backup into another repository |
 //! | [`sweep`] | clear away what dead runs left; delete |
+//! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
+//! | [`verdict`] | what `verification.json` amounts to |
 //! | [`integrity`] | is every file of a backup as it was written? |
 //! | [`journal`] | a restore's swap, so that the next run can finish or reverse it |
 //!
@@ -41,7 +43,11 @@ pub mod lease;
 mod local;
 pub mod manifest;
 pub mod names;
+pub mod prune;
+#[cfg(test)]
+mod prune_tests;
 mod remote;
+pub mod retention;
 mod storage_error;
 pub mod store;
 pub mod sweep;
@@ -51,6 +57,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod upload;
+pub mod verdict;
 mod writing;
 
 pub use attempt::{Attempt, BeginRequest};
@@ -58,10 +65,12 @@ pub use backup::{Backup, BackupFile};
 pub use catalog::{Damaged, Listed, Listing, Repository};
 pub use copying::CopyReport;
 pub use hashed_upload::HashedUpload;
-pub use integrity::{FailedFile, FileReport, Reason};
+pub use integrity::{FailedFile, FileReport, Hashed, Reason};
 pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;
 pub use manifest::{BackupType, Digest, Manifest, PartitionDigest, Snapshot, SnapshotKind, State, StorageType};
 pub use names::{BackupId, RelativePath};
+pub use prune::{Doomed, Review};
+pub use retention::Policy;
 pub use store::Store;
 pub use tables::{Checksums, ChunkEntry, ChunkTable, FileSum};

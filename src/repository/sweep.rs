@@ -21,11 +21,11 @@ use super::holder::HolderState;
 use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath, collection_folder, split_folder};
-use super::store::Store;
+use super::store::{Store, Version};
 
 /// How long the tombstone of a run stays whose death is not proven.
 const TOMBSTONE_HOURS: i64 = 24;
-const READERS: &str = ".readers";
+pub(super) const READERS: &str = ".readers";
 
 impl Repository {
     /// Clears away what dead runs left in a collection's folder. Does nothing where a live run holds the lock.
@@ -49,8 +49,21 @@ impl Repository {
     pub async fn delete(&self, reference: &str, collection: Option<&str>, database: Option<&str>) -> Result<()> {
         let wanted = |state| matches!(state, State::Completed | State::Deleting);
         let place = self.find_place(reference, collection, database, wanted).await?;
-        self.refuse_while_read(&place).await?;
-        self.mark_deleting(&place).await?;
+        self.delete_place(&place).await
+    }
+
+    /// Deletes what is in a backup's folder; [`Kind::InProgress`] while it is being read.
+    pub(super) async fn delete_place(&self, place: &Place) -> Result<()> {
+        self.refuse_while_read(place).await?;
+        let before = self.mark_deleting(place).await?;
+        // A reader who came in between either sees the mark and leaves, or is seen now.
+        if let Some((manifest, version)) = before
+            && let Err(error) = self.refuse_while_read(place).await
+        {
+            let path = path_in(&place.folder, &place.id, manifest::FILE)?;
+            self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?;
+            return Err(error);
+        }
         finish_deletion(&self.store, &place.folder, &place.id).await?;
         self.store.remove_empty_folders(&place.folder).await
     }
@@ -77,21 +90,24 @@ impl Repository {
         Ok(())
     }
 
-    async fn mark_deleting(&self, place: &Place) -> Result<()> {
+    /// The manifest as it was, and the version of the one that is marked; `None` where somebody had marked it already, or
+    /// there was nothing to keep.
+    async fn mark_deleting(&self, place: &Place) -> Result<Option<(Box<Manifest>, Version)>> {
         let path = path_in(&place.folder, &place.id, manifest::FILE)?;
         for _ in 0..5 {
             match look(&self.store, &place.folder, &place.id).await? {
-                Found::Nothing => return Ok(()),
-                Found::Manifest(manifest, _) if manifest.state == State::Deleting => return Ok(()),
-                Found::Manifest(mut manifest, version) => {
-                    manifest.state = State::Deleting;
-                    if self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?.is_some() {
-                        return Ok(());
+                Found::Nothing => return Ok(None),
+                Found::Manifest(manifest, _) if manifest.state == State::Deleting => return Ok(None),
+                Found::Manifest(manifest, version) => {
+                    let mut marked = manifest.clone();
+                    marked.state = State::Deleting;
+                    if let Some(version) = self.store.replace_if(&path, &version, marked.to_bytes()?.into()).await? {
+                        return Ok(Some((manifest, version)));
                     }
                 }
                 Found::Damaged(_) => {
                     let stone = tombstone(&place.folder, &place.id, State::Deleting, "it was damaged, and is deleted");
-                    return self.store.put(&path, stone.to_bytes()?.into()).await;
+                    return self.store.put(&path, stone.to_bytes()?.into()).await.map(|()| None);
                 }
             }
         }

@@ -63,6 +63,27 @@ RESTORED = {
 }
 
 
+PRUNED = {
+    "dry_run": True,
+    "backups_to_delete": 1,
+    "storage_to_free_gb": 0.5,
+    "deleted_backup_ids": [],
+    "kept": {METADATA["backup_id"]: "one of the 10 newest"},
+    "left_alone": {},
+    "failed": {},
+    "planned": [
+        {
+            "backup_id": "b20250101T000000Z_000000",
+            "backup_name": "old",
+            "database": "default",
+            "collection_name": "articles",
+            "created_at": "2025-01-01T00:00:00Z",
+            "size_bytes": 2**29,
+        }
+    ],
+}
+
+
 def failure(kind, message="it went wrong", *, started=False, **details):
     """The core's answer for an error."""
     return {
@@ -110,7 +131,8 @@ class FakeCore:
     def __init__(self):
         self.answers = {
             "backup": {"ok": {"metadata": METADATA, "warnings": [], "verification": VERIFICATION, "timings": {}}},
-            "list": {"ok": [METADATA]},
+            "list": {"ok": {"backups": [METADATA], "damaged": []}},
+            "prune": {"ok": dict(PRUNED)},
             "get": {"ok": METADATA},
             "verify": {"ok": VERIFICATION},
             "restore": {"ok": RESTORED},

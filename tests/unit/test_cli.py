@@ -34,8 +34,10 @@ COMMANDS = [
     ("show", "b1"),
     ("get", "b1"),
     ("verify", "b1"),
+    ("verify", "b1", "--quick", "--sample", "5", "--seed", "3"),
     ("restore", "b1"),
     ("delete", "b1", "--yes"),
+    ("prune", "articles", "--dry-run"),
 ]
 
 
@@ -233,7 +235,8 @@ def test_delete_does_what_the_person_answers(milvault, core, monkeypatch):
 
 def test_a_table_that_is_piped_is_not_cut(milvault, core):
     long = "n" * 120
-    core.answers["list"] = {"ok": [{**METADATA, "backup_name": long}, {**METADATA, "backup_name": "[red]x[/red]"}]}
+    backups = [{**METADATA, "backup_name": long}, {**METADATA, "backup_name": "[red]x[/red]"}]
+    core.answers["list"] = {"ok": {"backups": backups, "damaged": []}}
     _, out, _ = milvault("list")
     assert long in out
     assert "[red]x[/red]" in out
@@ -247,9 +250,43 @@ def test_show_tells_digest_and_consistency(milvault):
 
 
 def test_an_empty_repository_says_so(milvault, core):
-    core.answers["list"] = {"ok": []}
+    core.answers["list"] = {"ok": {"backups": [], "damaged": []}}
     assert milvault("list") == (0, "no backups\n", "")
-    assert json.loads(milvault("list", "--json")[1]) == {"backups": []}
+    assert json.loads(milvault("list", "--json")[1]) == {"backups": [], "damaged": []}
+
+
+def test_pruning_asks_for_what_was_given_and_the_settings_for_the_rest(milvault, core):
+    core.answers["prune"]["ok"]["left_alone"] = {"b7": "it is being read"}
+    code, out, _ = milvault("prune", "articles", "--days", "0", "--weekly", "8", "--keep-tag", "a", "--keep-tag", "b")
+    assert code == 0
+    assert core.requests == [
+        (
+            "prune",
+            {
+                "collection_name": "articles",
+                "database": None,
+                "dry_run": False,
+                "policy": {
+                    "count": 10,
+                    "days": 0,
+                    "minimum": 3,
+                    "daily": 0,
+                    "weekly": 8,
+                    "monthly": 0,
+                    "tags": ["a", "b"],
+                },
+            },
+        )
+    ]
+    for text in ("one of the 10 newest", "it is being read", "would delete 1 backup (512.0 MiB)"):
+        assert text in out
+
+
+def test_pruning_that_could_not_delete_everything_is_partly_done(milvault, core):
+    core.answers["prune"]["ok"]["failed"] = {"b9": "permission denied"}
+    code, _, err = milvault("prune")
+    assert code == 3
+    assert err == "milvault: b9 could not be deleted: permission denied\n"
 
 
 def test_warnings_go_to_stderr(milvault, core):
@@ -293,7 +330,7 @@ def test_without_the_extra_it_says_how_to_install_it():
 def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "milvault", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("create", "list", "show", "verify", "restore", "delete"):
+    for command in ("create", "list", "show", "verify", "restore", "delete", "prune"):
         assert command in done.stdout
 
 

@@ -53,6 +53,10 @@ def test_config_has_the_documented_defaults():
         "retention_count": 10,
         "retention_days": 30,
         "min_backups_to_keep": 3,
+        "retention_daily": 0,
+        "retention_weekly": 0,
+        "retention_monthly": 0,
+        "retention_tags": [],
         "retry_transient_errors": True,
         "max_retries": 3,
         "retry_delay_seconds": 5.0,
@@ -95,6 +99,7 @@ def test_params_have_the_documented_defaults():
     assert VerificationParams().model_dump() == {
         "verification_type": VerificationType.CHECKSUM,
         "sample_size": 10.0,
+        "seed": None,
         "fail_fast": True,
         "verify_checksums": True,
         "verify_schema": True,

@@ -1,0 +1,202 @@
+//! Carrying a retention policy out: look at what is there, plan, delete.
+//!
+//! Nothing is locked. A backup in the making has no manifest and is in no plan; one that is read carries a marker, which a
+//! deletion respects; two that prune at once delete the same backups, and each deletion can be repeated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{Error, Result};
+
+use super::catalog::{AT_ONCE, Found, Place, Repository, look, verification};
+use super::holder::HolderState;
+use super::lease::{Standing, decode, standing};
+use super::manifest::{Manifest, State};
+use super::names::{BackupId, RelativePath, split_folder};
+use super::retention::{Candidate, Policy, plan};
+use super::sweep::{READERS, lock_path};
+use super::verdict::health;
+
+/// What a policy comes to. Every backup in the repository is in one of the three.
+#[derive(Debug, Default)]
+pub struct Review {
+    /// What goes, in the order in which to delete it.
+    pub delete: Vec<Doomed>,
+    /// What stays, and why.
+    pub kept: BTreeMap<BackupId, Vec<String>>,
+    /// What is left alone, and why: it is being made or read, or its manifest is damaged.
+    pub left_alone: BTreeMap<BackupId, String>,
+    /// What somebody began to delete; it is left alone in the plan, and finished when the plan is carried out.
+    pub half_deleted: Vec<Doomed>,
+}
+
+/// A backup that goes.
+#[derive(Debug, Clone)]
+pub struct Doomed {
+    /// Its id.
+    pub id: BackupId,
+    /// Its name for people.
+    pub backup_name: String,
+    /// Its collection.
+    pub collection_name: String,
+    /// The collection's database.
+    pub database: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// What its files take.
+    pub bytes: u64,
+    /// The backup that it builds on.
+    pub parent: Option<BackupId>,
+    folder: String,
+}
+
+impl Repository {
+    /// What `policy` comes to, each collection by itself. Writes nothing.
+    pub async fn review(
+        &self,
+        database: Option<&str>,
+        collection: Option<&str>,
+        policy: &Policy,
+        now: DateTime<Utc>,
+    ) -> Result<Review> {
+        let mut folders: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for place in self.places(database, collection).await? {
+            folders.entry(place.folder.clone()).or_default().push(place);
+        }
+        let mut review = Review::default();
+        for (folder, places) in folders {
+            self.review_folder(&folder, places, policy, now, &mut review).await?;
+        }
+        Ok(review)
+    }
+
+    async fn review_folder(
+        &self,
+        folder: &str,
+        places: Vec<Place>,
+        policy: &Policy,
+        now: DateTime<Utc>,
+        review: &mut Review,
+    ) -> Result<()> {
+        let mut complete = BTreeMap::new();
+        for Place { id, found, .. } in places {
+            match found {
+                Found::Manifest(manifest, _) => match manifest.state {
+                    State::Completed => _ = complete.insert(id, manifest),
+                    State::Deleting => {
+                        review.left_alone.insert(id, "its deletion was begun and is to be finished".to_owned());
+                        review.half_deleted.push(Doomed::new(&manifest, folder));
+                    }
+                    State::Failed => {}
+                },
+                Found::Nothing => {
+                    if let Some(why) = self.unfinished(folder, &id).await? {
+                        review.left_alone.insert(id, why);
+                    }
+                }
+                Found::Damaged(error) => {
+                    let why = format!("it cannot be read, and so not be judged: {}", error.message());
+                    review.left_alone.insert(id, why);
+                }
+            }
+        }
+        let plan = plan(policy, now, &self.candidates(folder, &complete).await?);
+        review.kept.extend(plan.kept);
+        let mut busy = if plan.delete.is_empty() { BTreeMap::new() } else { self.being_read(folder, &plan.delete).await? };
+        for id in plan.delete {
+            // What comes earlier in the plan may build on what comes later.
+            let Some(manifest) = complete.get(&id) else { continue };
+            match busy.get(&id).cloned() {
+                None => review.delete.push(Doomed::new(manifest, folder)),
+                Some(why) => {
+                    if let Some(parent) = &manifest.parent {
+                        busy.entry(parent.clone()).or_insert_with(|| format!("{id}, which builds on it, is left alone"));
+                    }
+                    review.left_alone.insert(id, why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn candidates(
+        &self,
+        folder: &str,
+        complete: &BTreeMap<BackupId, Box<Manifest>>,
+    ) -> Result<Vec<Candidate>> {
+        let judged = complete.values().map(|manifest| async move {
+            let found = verification(&self.store, folder, &manifest.backup_id).await?;
+            Ok::<_, Error>(Candidate {
+                id: manifest.backup_id.clone(),
+                created_at: manifest.created_at,
+                backup_type: manifest.backup_type,
+                tags: manifest.tags.clone(),
+                parent: manifest.parent.clone(),
+                health: health(found.as_ref()),
+            })
+        });
+        futures::stream::iter(judged.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
+    }
+
+    /// Why a folder without a manifest is left alone; `None` where there is nothing in it.
+    async fn unfinished(&self, folder: &str, id: &BackupId) -> Result<Option<String>> {
+        let lock = self.store.get(&lock_path(folder)?, 1 << 20).await?.and_then(|bytes| decode(&bytes));
+        if let Some(record) = lock.filter(|record| record.backup_id.as_ref() == Some(id)) {
+            if record.holder_state() != HolderState::Dead {
+                let (holder, percentage) = (record.holder(), record.progress_percentage);
+                return Ok(Some(format!("it is being made ({holder}, {percentage:.0} % done)")));
+            }
+        } else if self.store.list(&format!("{folder}/{id}")).await?.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some("it is unfinished; if the run that made it has ended, the next backup clears it away".to_owned()))
+    }
+
+    /// Which of `ids` are being read, and by whom.
+    async fn being_read(&self, folder: &str, ids: &[BackupId]) -> Result<BTreeMap<BackupId, String>> {
+        let wanted: BTreeSet<_> = ids.iter().collect();
+        let looks = self.store.list(&format!("{folder}/{READERS}")).await?.into_iter().filter_map(|marker| {
+            let path = RelativePath::new(marker.path).ok()?;
+            let id: BackupId = path.file_name().split('.').next()?.parse().ok()?;
+            wanted.contains(&id).then(|| async move {
+                Ok::<_, Error>((id, standing(&self.store, &path, self.heartbeat).await?))
+            })
+        });
+        let looks: Vec<_> = futures::future::try_join_all(looks.collect::<Vec<_>>()).await?;
+        let alive = looks.into_iter().filter_map(|(id, standing)| match standing {
+            Standing::Alive(record) => Some((id, format!("it is being read ({})", record.holder()))),
+            Standing::Absent | Standing::Dead(_) => None,
+        });
+        Ok(alive.collect())
+    }
+
+    /// Deletes a backup that goes; `false` where it has gone already.
+    /// [`crate::error::Kind::InProgress`] where it is being read by now.
+    pub async fn remove(&self, doomed: &Doomed) -> Result<bool> {
+        let place = Place { folder: doomed.folder.clone(), id: doomed.id.clone(), found: Found::Nothing };
+        match look(&self.store, &place.folder, &place.id).await? {
+            Found::Nothing => Ok(false),
+            Found::Manifest(manifest, _) if manifest.state == State::Failed => Ok(false),
+            Found::Manifest(..) => self.delete_place(&place).await.map(|()| true),
+            Found::Damaged(error) => Err(error),
+        }
+    }
+}
+
+impl Doomed {
+    fn new(manifest: &Manifest, folder: &str) -> Self {
+        let (database, collection_name) = split_folder(folder).unwrap_or_default();
+        Self {
+            id: manifest.backup_id.clone(),
+            backup_name: manifest.backup_name.clone(),
+            collection_name: collection_name.to_owned(),
+            database: database.to_owned(),
+            created_at: manifest.created_at,
+            bytes: manifest.compressed_size_bytes,
+            parent: manifest.parent.clone(),
+            folder: folder.to_owned(),
+        }
+    }
+}
