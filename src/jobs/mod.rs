@@ -16,8 +16,12 @@ mod chunks;
 mod compatible;
 pub mod control;
 pub mod copy;
+pub mod export;
+pub mod files;
 mod load;
 mod making;
+pub mod open;
+mod proven;
 pub mod prune;
 mod quick;
 pub mod read;
@@ -174,6 +178,10 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
         "prune" => prune::prune(session, parse(operation, request)?, control).await,
         "delete" => delete(session, parse(operation, request)?).await,
+        "export" => export::export(session, &parse(operation, request)?, control).await,
+        "checksum_file" => files::checksum(&parse(operation, request)?, control),
+        "compress_file" => files::compress_file(&parse(operation, request)?, control),
+        "decompress_file" => files::decompress_file(&parse(operation, request)?, control),
         "server_info" => {
             let client = control.guard(None, session.client()).await?;
             Ok(json!({"version": client.version(), "kind": client.kind().name(), "uri": client.label()}))

@@ -15,6 +15,7 @@ mod blocks;
 mod pages;
 mod reader;
 mod source;
+mod statistics;
 mod windows;
 mod writer;
 
