@@ -13,7 +13,7 @@ export PYO3_PYTHON = $(CURDIR)/$(BIN)/python
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint bench soak wheel develop format clean
+.PHONY: help demo test test-rust test-python lint bench soak types wheel develop format clean
 
 help:  ## show what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(BENCH)
 
-soak: develop  ## the fault suites at full size: a hundred kills, five hundred flips
-	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults -s
+soak: develop  ## the fault suites and the limits at full size: a hundred kills, five hundred flips
+	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults tests/server/test_limits.py -s
+
+types: develop  ## docs/types.md from what really happens on each server (a few minutes)
+	MILVAULT_WRITE_TYPES=1 $(BIN)/python -m pytest tests/server/test_types.py -q
 
 wheel: $(VENV)/.build  ## a wheel for this platform, in dist/
 	$(BIN)/maturin build --release --out dist

@@ -159,7 +159,8 @@ fn old_reasons(collection: &Collection) -> Vec<String> {
 }
 
 fn limit_reasons(collection: &Collection) -> Vec<String> {
-    let wide = |field: &&Field| field.data_type.is_vector() && field.dimension().is_ok_and(|dim| dim > LARGEST_DIMENSION);
+    let wide =
+        |field: &&Field| field.data_type.is_vector() && field.dimension().is_ok_and(|dim| dim > LARGEST_DIMENSION);
     let reason = |field: &Field| {
         let dim = field.params.get("dim").map_or("", String::as_str);
         format!("Milvus 2.3 takes vectors of at most {LARGEST_DIMENSION} dimensions, and '{}' has {dim}", field.name)
@@ -231,7 +232,8 @@ pub(super) mod tests {
     #[test]
     fn types_that_end_a_2_3_are_refused() {
         for data_type in ["timestamptz", "geometry", "bfloat16_vector", "int8_vector", "sparse_float_vector"] {
-            let fields = format!(r#"[{{"id": 1, "name": "odd", "data_type": "{data_type}", "params": {{"dim": "8"}}}}]"#);
+            let fields =
+                format!(r#"[{{"id": 1, "name": "odd", "data_type": "{data_type}", "params": {{"dim": "8"}}}}]"#);
             assert!(on(Target::Old, &fields)[0].contains("'odd'"), "{data_type}");
         }
     }

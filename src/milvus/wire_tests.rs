@@ -11,7 +11,8 @@ use crate::schema::CollectionSchema;
 
 /// Encodes a batch as an insert, sends it through protobuf's bytes, and reads the columns as an answer's.
 fn there_and_back(schema: &CollectionSchema, batch: &RecordBatch) -> Result<RecordBatch> {
-    let sent = proto::InsertRequest { fields_data: encode::fields(schema, batch, ServerKind::Server)?, ..Default::default() };
+    let sent =
+        proto::InsertRequest { fields_data: encode::fields(schema, batch, ServerKind::Server)?, ..Default::default() };
     let received = proto::InsertRequest::decode(bytes::Bytes::from(sent.encode_to_vec())).unwrap();
     let columns = schema.stored_fields().zip(received.fields_data);
     let columns = columns.map(|(field, data)| decode::column(field, data, batch.num_rows())).collect::<Result<_>>()?;

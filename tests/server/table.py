@@ -1,18 +1,27 @@
-"""Finds out what becomes of each kind of collection on each server, and writes it down as the table of `docs/types.md`."""
+"""Finds out what becomes of each kind of collection on each server: the table of `docs/types.md`."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient, MilvusException
+from pymilvus.exceptions import ParamError
 
-from milvault import BackupManager, RestoreParams, SchemaIncompatibleError
+from milvault import (
+    BackupManager,
+    BackupRecoveryConfig,
+    CollectionManager,
+    ConnectionManager,
+    RestoreParams,
+    SchemaIncompatibleError,
+)
 from tests.recipes import Row, simple
 from tests.server.kinds import FLAT, Facts, Kind
 
@@ -21,21 +30,35 @@ REFUSED = "the server refuses it"
 NOT_KEPT = "the server does not keep it"
 WARNED = "changed, with a warning"
 INCOMPATIBLE = "refused beforehand"
-NOTHING = "–"
+ROWS_REFUSED = "the server refuses its rows"
+UNTRIED = "the server dies of it"
+NOTHING = ""
+
+AT_ONCE = 6
+"""Collections in work side by side: they wait for the server most of the time."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A Milvus to try kinds on. Managers and clients are made per database."""
+    """A Milvus to try kinds on, and the folder where its backups go. Managers and clients are made per database."""
 
     title: str
     uri: str
-    is_lite: bool
-    manager: Callable[[str], BackupManager]
+    root: Path
 
     def client(self, database: str = "default") -> MilvusClient:
         """pymilvus on one of its databases."""
         return MilvusClient(self.uri, db_name=database)
+
+    def manager(self, database: str) -> BackupManager:
+        """Milvault on one of its databases."""
+        connection = ConnectionManager(uri=self.uri, db_name=database)
+        config = BackupRecoveryConfig(
+            local_backup_root_path=str(self.root), retry_delay_seconds=0.2, progress_poll_interval=0.02
+        )
+        return BackupManager(
+            connection_manager=connection, collection_manager=CollectionManager(connection), config=config
+        )
 
 
 @dataclass
@@ -82,6 +105,7 @@ def facts(client: MilvusClient, name: str, *, database: str = "default") -> Fact
             (entry["name"], int(entry["type"]), tuple(entry["input_field_names"]), tuple(entry["output_field_names"]))
             for entry in told.get("functions") or []
         ],
+        "structs": [entry["name"] for entry in told.get("struct_fields") or []],
         "description": told.get("description", ""),
         "dynamic": bool(told.get("enable_dynamic_field")),
         "shards": told.get("num_shards"),
@@ -110,8 +134,15 @@ def _build_params(index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _INDEX_STATE = {
-    "index_name", "index_type", "metric_type", "field_name", "total_rows", "indexed_rows", "pending_index_rows", "state",
-}  # fmt: skip
+    "index_name",
+    "index_type",
+    "metric_type",
+    "field_name",
+    "total_rows",
+    "indexed_rows",
+    "pending_index_rows",
+    "state",
+}
 
 
 def _default_of(entry: Mapping[str, Any]) -> Any:
@@ -195,18 +226,22 @@ def prepare(place: Place, kind: Kind, name: str, database: str) -> Outcome | Non
         _fill(client, name, kind)
         _index(client, name, kind)
         client.load_collection(name, timeout=60)
-    except (MilvusException, Exception) as refusal:  # noqa: BLE001 - pymilvus refuses some by its own exceptions
+        seen = facts(client, name, database=database)
+        found = _read(client, name, kind)
+    except json.JSONDecodeError as unreadable:
+        return Outcome(NOT_KEPT, f"pymilvus cannot read it back: {unreadable}")
+    except (MilvusException, ParamError) as refusal:
         return Outcome(REFUSED, str(refusal))
-    seen = facts(client, name, database=database)
     if kind.seen(seen) != kind.wanted:
         return Outcome(NOT_KEPT, f"asked for {kind.wanted!r}, and it says {kind.seen(seen)!r}")
-    found = _read(client, name, kind)
     if not _holds(kind, found):
         return Outcome(NOT_KEPT, f"gives back {found!r}")
     return None
 
 
-async def restored(place: Place, kind: Kind, name: str, backup_id: str, before: tuple[Facts, dict[Any, Row]], database: str) -> Outcome:
+async def restored(
+    place: Place, kind: Kind, name: str, backup_id: str, before: tuple[Facts, dict[Any, Row]], database: str
+) -> Outcome:
     """Restores a backup to a place that has no such collection, and holds the result against what was backed up."""
     if kind.database and database not in place.client().list_databases():
         place.client().create_database(database)
@@ -214,10 +249,12 @@ async def restored(place: Place, kind: Kind, name: str, backup_id: str, before: 
         try:
             result = await manager.restore_backup(backup_id, name, RestoreParams(load_after_restore=True))
         except SchemaIncompatibleError as refusal:
-            assert refusal.incompatibilities, refusal
-            return Outcome(INCOMPATIBLE, str(refusal))
+            reasons = [] if refusal.incompatibilities else ["refused without a reason"]
+            return Outcome(INCOMPATIBLE, str(refusal), reasons)
         except Exception as error:  # noqa: BLE001 - told beside the kind
             return Outcome("failed", repr(error), [f"the restore raised {error!r}"])
+    if not result.success and kind.rows_refused and "inserting into" in str(result.error_message):
+        return Outcome(ROWS_REFUSED, str(result.error_message))
     if not result.success:
         return Outcome("failed", str(result.error_message), [f"the restore failed: {result.error_message}"])
     problems = [] if result.verification_passed else ["the restore was not proven"]
@@ -243,11 +280,13 @@ def difference(before: Any, after: Any, path: str = "") -> Iterable[str]:
 
 async def try_kind(kind: Kind, source: Place, other: Place | None) -> tuple[Outcome, Outcome]:
     """What becomes of a kind on one server, and of its backup on another."""
+    if source.title in kind.untried:
+        return Outcome(UNTRIED), Outcome(NOTHING)
     digest = hashlib.md5(f"{kind.group}{kind.label}".encode()).hexdigest()[:10]
     name, database = f"kind_{digest}", f"base_{digest}" if kind.database else "default"
     failed = await asyncio.to_thread(prepare, source, kind, name, database)
     if failed is not None:
-        await asyncio.to_thread(_drop, source, name, database)
+        await asyncio.to_thread(_drop, source, kind, name, database)
         return failed, Outcome(NOTHING)
     client = source.client(database)
     before = await asyncio.to_thread(lambda: (facts(client, name, database=database), _read(client, name, kind)))
@@ -257,21 +296,63 @@ async def try_kind(kind: Kind, source: Place, other: Place | None) -> tuple[Outc
             backup.raise_for_error()
         except Exception as error:  # noqa: BLE001 - told beside the kind
             return Outcome("failed", repr(error), [f"the backup failed: {error!r}"]), Outcome(NOTHING)
-    await asyncio.to_thread(_drop, source, name, database)
+    await asyncio.to_thread(_drop, source, kind, name, database)
     here = await restored(source, kind, name, backup.backup_id, before, database)
-    await asyncio.to_thread(_drop, source, name, database)
+    await asyncio.to_thread(_drop, source, kind, name, database)
     if other is None:
         return here, Outcome(NOTHING)
     there = await restored(other, kind, name, backup.backup_id, before, database)
-    await asyncio.to_thread(_drop, other, name, database)
+    await asyncio.to_thread(_drop, other, kind, name, database)
     return here, there
 
 
-def _drop(place: Place, name: str, database: str) -> None:
+def _drop(place: Place, kind: Kind, name: str, database: str) -> None:
     if database not in place.client().list_databases():
         return
     client = place.client(database)
     if client.has_collection(name):
-        for alias in client.list_aliases(name)["aliases"]:
-            client.drop_alias(alias)
+        if kind.alias:
+            client.drop_alias(f"{name}_alias")
         client.drop_collection(name)
+    if kind.database:
+        client.drop_database(database)
+
+
+async def table(kinds: Sequence[Kind], columns: Mapping[str, tuple[Place, Place | None, str]]) -> tuple[str, list[str]]:
+    """The Markdown table of all kinds, and what went wrong.
+
+    Each column names a place to make a kind on, and another to restore its backup on too, with the title of the
+    column for that.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+    problems: list[str] = []
+
+    async def cells(kind: Kind, column: str) -> dict[str, str]:
+        source, other, title = columns[column]
+        async with gate:
+            here, there = await try_kind(kind, source, other)
+        for where, outcome in ((column, here), (title, there)):
+            problems.extend(f"{kind.group}, {kind.label}, {where}: {problem}" for problem in outcome.problems)
+        return {column: here.cell, **({title: there.cell} if other else {})}
+
+    rows = await asyncio.gather(*(_row(kind, columns, cells) for kind in kinds))
+    titles = [*columns, *(title for _, other, title in columns.values() if other)]
+    return _markdown(titles, rows), problems
+
+
+async def _row(kind: Kind, columns: Iterable[str], cells: Callable[..., Any]) -> tuple[Kind, dict[str, str]]:
+    found: dict[str, str] = {}
+    for column in columns:  # one after the other: the same collection's name in places that restore to each other
+        found.update(await cells(kind, column))
+    return kind, found
+
+
+def _markdown(titles: Sequence[str], rows: Iterable[tuple[Kind, dict[str, str]]]) -> str:
+    lines: list[str] = []
+    group = ""
+    for kind, cells in rows:
+        if kind.group != group:
+            group = kind.group
+            lines += ["", f"| {group} | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        lines.append(f"| {kind.label} | {' | '.join(cells[title] for title in titles)} |")
+    return "\n".join(lines).strip() + "\n"
