@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Half the build time of a cold build is other people's crates: one debug build serves develop, tests and lints alike.
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src proto -type f)
+# What `make soak` runs: everything that has a larger size than in `make test`.
+SOAK ?= tests/faults tests/fuzz tests/stores tests/embedded/test_control.py tests/server/test_limits.py
 # Quiet, and without looking for newer versions of pip itself.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_QUIET = 1
@@ -13,7 +15,7 @@ export PYO3_PYTHON = $(CURDIR)/$(BIN)/python
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint bench soak wheel develop format clean
+.PHONY: help demo test test-rust test-python lint bench soak types wheel develop format clean
 
 help:  ## show what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +50,11 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(BENCH)
 
-soak: develop  ## the fault suites at full size: a hundred kills, five hundred flips, thousands of mutations
-	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults tests/fuzz tests/embedded/test_control.py -s
+soak: develop  ## everything slow at full size: kills, flips, mutations, limits, every store (hours)
+	MILVAULT_SOAK=1 $(BIN)/python -m pytest $(SOAK) -s
+
+types: develop  ## docs/types.md from what really happens on each server (a few minutes)
+	MILVAULT_WRITE_TYPES=1 $(BIN)/python -m pytest tests/server/test_types.py -q
 
 wheel: $(VENV)/.build  ## a wheel for this platform, in dist/
 	$(BIN)/maturin build --release --out dist

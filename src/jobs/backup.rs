@@ -306,6 +306,7 @@ async fn write(
         .await?;
     let ended_at = now();
     let mut warnings = reading.warnings.clone();
+    warnings.extend(super::compatible::in_describing(plan.client.version(), &plan.collection));
     let kind = snapshot_kind(plan, request, &reading, control, &mut warnings).await?;
     if rows == 0 && reading.rows() == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", plan.collection.name));

@@ -214,12 +214,13 @@ async fn prepare(
     let mut collection: Collection = serde_json::from_value(backup.schema().await?)
         .map_err(|error| corrupted(backup, "schema.json", &error.to_string()))?;
     let rows = Rows::choose(backup, &collection, &request.partition_names).await?;
-    let indexes = if request.restore_indexes { read_indexes(backup).await? } else { Vec::new() };
+    let mut indexes = if request.restore_indexes { read_indexes(backup).await? } else { Vec::new() };
     let client = session.client().await?;
     recover::interrupted_restores(session, &client, Some(target)).await?;
     let mut warnings = Vec::new();
-    super::compatible::check(&client, &collection, &indexes)?;
-    super::compatible::adapt(&client, &mut collection, &mut warnings);
+    let made_by = backup.manifest().milvus_version.as_str();
+    super::compatible::check(&client, &collection, target, made_by)?;
+    super::compatible::adapt(&client, &mut collection, &mut indexes, made_by, &mut warnings);
     if !request.partition_names.is_empty() {
         collection.partitions.retain(|name| request.partition_names.contains(name));
     }

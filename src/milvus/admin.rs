@@ -132,20 +132,14 @@ impl Client {
             shards_num: like.shards,
             consistency_level: like.consistency_level,
             properties: describe::pairs_to_wire(&like.properties),
-            num_partitions: if by_key { i64::try_from(like.partitions.len()).unwrap_or(0) } else { 0 },
+            num_partitions: if by_key { spread(like) } else { 0 },
         };
         let doing = format!("creating collection '{name}'");
         let answer = self.call(&doing, rpc!(create_collection, request)).await?;
-        status::check(Some(&answer), &doing).map_err(|error| {
-            if error.is_temporary() {
-                return error;
-            }
-            let reason = error.message().to_owned();
-            error.into_kind(Kind::SchemaIncompatible).with("incompatibilities", vec![reason])
-        })?;
+        status::check(Some(&answer), &doing).map_err(incompatible)?;
         if !by_key {
             for partition in like.partitions.iter().filter(|partition| *partition != "_default") {
-                self.create_partition(name, partition).await?;
+                self.create_partition(name, partition).await.map_err(incompatible)?;
             }
         }
         Ok(())
@@ -227,7 +221,7 @@ impl Client {
             db_name: self.db(),
             collection_name: collection.to_owned(),
             field_name: index.field.clone(),
-            extra_params: describe::pairs_to_wire(&index.params),
+            extra_params: describe::index_params_to_wire(&index.params, self.kind()),
             index_name: index.name.clone(),
         };
         self.ask(&format!("creating index '{}' on field '{}'", index.name, index.field), rpc!(create_index, request))
@@ -347,4 +341,19 @@ impl Client {
     fn collection_request(&self, name: &str) -> proto::CollectionRequest {
         proto::CollectionRequest { db_name: self.db(), collection_name: name.to_owned() }
     }
+}
+
+/// A refusal of the schema by the server itself: before any row, and so told like those that we find ourselves.
+fn incompatible(error: Error) -> Error {
+    if error.is_temporary() || error.kind() != Kind::Server {
+        return error;
+    }
+    let reason = error.message().to_owned();
+    error.into_kind(Kind::SchemaIncompatible).with("incompatibilities", vec![reason])
+}
+
+/// Into how many partitions a partition key spreads the rows. Milvus Lite has `_default` beside them.
+fn spread(like: &Collection) -> i64 {
+    let count = like.partitions.iter().filter(|name| *name != "_default").count();
+    i64::try_from(count).unwrap_or(0)
 }

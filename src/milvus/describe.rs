@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::client::ServerKind;
 use super::proto;
 use crate::error::{Error, Kind, Result};
 use crate::schema::{Collection, CollectionSchema, DYNAMIC_FIELD, DataType, DefaultValue, Field, Function, Index};
@@ -188,6 +189,24 @@ fn function_to_wire(function: &Function) -> proto::FunctionSchema {
 
 pub(super) fn index(wire: proto::IndexDescription) -> Index {
     Index { name: wire.index_name, field: wire.field_name, params: pairs(wire.params) }
+}
+
+/// An index's parameters as the server wants them. Milvus takes build parameters one by one, as it tells them itself;
+/// Milvus Lite overlooks those and takes them in one JSON text `params`, numbers as numbers.
+pub(super) fn index_params_to_wire(params: &BTreeMap<String, String>, kind: ServerKind) -> Vec<proto::KeyValuePair> {
+    let own = ["index_type", "metric_type", "params", "search_params"];
+    let built: serde_json::Map<String, serde_json::Value> = params
+        .iter()
+        .filter(|(key, _)| !own.contains(&key.as_str()) && !key.contains('.'))
+        .map(|(key, value)| (key.clone(), value.parse::<i64>().map_or_else(|_| value.as_str().into(), Into::into)))
+        .collect();
+    if kind != ServerKind::Lite || built.is_empty() || params.contains_key("params") {
+        return pairs_to_wire(params);
+    }
+    let mut told: BTreeMap<String, String> = params.clone();
+    told.retain(|key, _| !built.contains_key(key));
+    told.insert("params".to_owned(), serde_json::Value::Object(built).to_string());
+    pairs_to_wire(&told)
 }
 
 fn pairs(wire: Vec<proto::KeyValuePair>) -> BTreeMap<String, String> {

@@ -9,6 +9,7 @@ use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, FixedSizeListArray, ListA
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 
+use super::client::ServerKind;
 use super::proto;
 use super::proto::field_data::Field as Payload;
 use super::proto::scalar_field::Data as Scalars;
@@ -21,24 +22,28 @@ compile_error!("vectors are handed to the wire as they lie in memory, which has 
 
 /// The batch as `Insert` wants it: a column for each stored field of `schema`, but for a primary key that the server
 /// makes.
-pub(super) fn fields(schema: &CollectionSchema, batch: &RecordBatch) -> Result<Vec<proto::FieldData>> {
+pub(super) fn fields(
+    schema: &CollectionSchema,
+    batch: &RecordBatch,
+    server: ServerKind,
+) -> Result<Vec<proto::FieldData>> {
     let wanted = schema.stored_fields().filter(|field| !(field.primary_key && field.auto_id));
     wanted
         .map(|field| {
             let column = batch.column_by_name(&field.name).ok_or_else(|| {
                 Error::new(Kind::Internal, format!("the rows to insert have no column '{}'", field.name))
             })?;
-            encode(field, column)
+            encode(field, column, server)
         })
         .collect()
 }
 
-fn encode(field: &Field, column: &ArrayRef) -> Result<proto::FieldData> {
+fn encode(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<proto::FieldData> {
     let payload = if field.data_type.is_vector() {
         let (dim, data) = vectors(field, column)?;
         Payload::Vectors(proto::VectorField { dim, data: Some(data) })
     } else {
-        Payload::Scalars(proto::ScalarField { data: Some(scalars(field, column)?) })
+        Payload::Scalars(proto::ScalarField { data: Some(scalars(field, column, server)?) })
     };
     let valid_data =
         if field.nullable { (0..column.len()).map(|row| column.is_valid(row)).collect() } else { Vec::new() };
@@ -59,7 +64,7 @@ fn misfit(field: &Field, column: &ArrayRef) -> Error {
     )
 }
 
-fn scalars(field: &Field, column: &ArrayRef) -> Result<Scalars> {
+fn scalars(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<Scalars> {
     let misfit = || misfit(field, column);
     Ok(match field.data_type {
         DataType::Bool => {
@@ -89,7 +94,8 @@ fn scalars(field: &Field, column: &ArrayRef) -> Result<Scalars> {
         }
         DataType::Json => {
             let array = column.as_string_opt::<i32>().ok_or_else(misfit)?;
-            let data = (0..array.len()).map(|row| Bytes::copy_from_slice(array.value(row).as_bytes())).collect();
+            let quoted = server == ServerKind::Lite && !field.dynamic;
+            let data = (0..array.len()).map(|row| json(array.value(row), quoted)).collect();
             Scalars::JsonData(proto::BytesArray { data })
         }
         DataType::Array => {
@@ -100,6 +106,13 @@ fn scalars(field: &Field, column: &ArrayRef) -> Result<Scalars> {
         }
         _ => return Err(misfit()),
     })
+}
+
+/// JSON as a server takes it. Milvus Lite reads the text and keeps objects and lists as it writes them itself, strings
+/// without their quotes, and neither bare numbers nor `null` at all. But a JSON string it keeps as the text that it
+/// is: so it gets every text as a string, and gives back what was backed up.
+fn json(text: &str, quoted: bool) -> Bytes {
+    if quoted { serde_json::Value::from(text).to_string().into() } else { Bytes::copy_from_slice(text.as_bytes()) }
 }
 
 fn widen<T: ArrowPrimitiveType>(column: &ArrayRef) -> Option<Vec<i32>>

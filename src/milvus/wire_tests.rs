@@ -4,14 +4,15 @@ use arrow_array::RecordBatch;
 use proptest::prelude::*;
 use prost::Message;
 
-use super::{decode, encode, proto};
+use super::{ServerKind, decode, encode, proto};
 use crate::error::Result;
 use crate::parquet::samples::{batches, every_type, string_keys};
 use crate::schema::CollectionSchema;
 
 /// Encodes a batch as an insert, sends it through protobuf's bytes, and reads the columns as an answer's.
 fn there_and_back(schema: &CollectionSchema, batch: &RecordBatch) -> Result<RecordBatch> {
-    let sent = proto::InsertRequest { fields_data: encode::fields(schema, batch)?, ..Default::default() };
+    let sent =
+        proto::InsertRequest { fields_data: encode::fields(schema, batch, ServerKind::Server)?, ..Default::default() };
     let received = proto::InsertRequest::decode(bytes::Bytes::from(sent.encode_to_vec())).unwrap();
     let columns = schema.stored_fields().zip(received.fields_data);
     let columns = columns.map(|(field, data)| decode::column(field, data, batch.num_rows())).collect::<Result<_>>()?;
@@ -58,4 +59,48 @@ fn a_dynamic_field_without_values_is_an_empty_object_for_each_row() {
     let column = decode::column(dynamic, proto::FieldData::default(), 3).unwrap();
     let texts: Vec<_> = arrow_array::cast::AsArray::as_string::<i32>(&column).iter().flatten().collect();
     assert_eq!(texts, ["{}", "{}", "{}"]);
+}
+
+#[test]
+fn lite_gets_json_as_the_text_that_it_is() {
+    let field: crate::schema::Field = serde_json::from_str(r#"{"id": 1, "name": "j", "data_type": "json"}"#).unwrap();
+    let schema = CollectionSchema {
+        description: String::new(),
+        enable_dynamic_field: false,
+        fields: vec![field],
+        functions: Vec::new(),
+    };
+    let texts = [r#"{"n": 1.50}"#, r#""quoted""#, "null", "bare", "7"];
+    let column = std::sync::Arc::new(arrow_array::StringArray::from(texts.to_vec()));
+    let batch = RecordBatch::try_new(schema.arrow().unwrap(), vec![column]).unwrap();
+    let sent = encode::fields(&schema, &batch, ServerKind::Lite).unwrap();
+    let Some(proto::field_data::Field::Scalars(proto::ScalarField {
+        data: Some(proto::scalar_field::Data::JsonData(json)),
+    })) = &sent[0].field
+    else {
+        panic!("no JSON was sent: {sent:?}");
+    };
+    for (text, sent) in texts.iter().zip(&json.data) {
+        assert_eq!(serde_json::from_slice::<String>(sent).unwrap(), *text);
+    }
+}
+
+#[test]
+fn times_that_come_as_text_are_read_as_microseconds() {
+    let field: crate::schema::Field =
+        serde_json::from_str(r#"{"id": 1, "name": "at", "data_type": "timestamptz", "nullable": true}"#).unwrap();
+    let text = |texts: [&str; 3]| proto::FieldData {
+        field: Some(proto::field_data::Field::Scalars(proto::ScalarField {
+            data: Some(proto::scalar_field::Data::StringData(proto::StringArray {
+                data: texts.map(str::to_owned).to_vec(),
+            })),
+        })),
+        valid_data: vec![true, false, true],
+        ..Default::default()
+    };
+    let times = text(["1970-01-01T00:00:01.000002Z", "", "1969-12-31T23:59:59Z"]);
+    let column = decode::column(&field, times, 3).unwrap();
+    let micros = arrow_array::cast::AsArray::as_primitive::<arrow_array::types::TimestampMicrosecondType>(&column);
+    assert_eq!(micros.iter().collect::<Vec<_>>(), [Some(1_000_002), None, Some(-1_000_000)]);
+    assert!(decode::column(&field, text(["soon", "", ""]), 3).unwrap_err().message().contains("'at'"));
 }

@@ -142,7 +142,7 @@ async fn insert(client: &Client, request: &InsertRequest, batch: Batch) -> Outco
         if count == 0 {
             continue;
         }
-        let fields_data = match encode::fields(&request.schema, &rows) {
+        let fields_data = match encode::fields(&request.schema, &rows, client.kind()) {
             Ok(fields) => fields,
             Err(error) => return Outcome::Failed(error),
         };
