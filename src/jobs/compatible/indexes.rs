@@ -89,7 +89,7 @@ pub(super) fn fill_parameters(collection: &Collection, indexes: &mut [Index], wa
 fn required(kind: &str, field: &Field) -> Vec<(&'static str, usize)> {
     let dim = field.dimension().unwrap_or(1);
     // Each piece of a vector gets a code: pieces of four numbers, or as few as divide it evenly.
-    let pieces = [4, 3, 2].into_iter().find(|size| dim % size == 0).map_or(dim, |size| dim / size);
+    let pieces = [4, 3, 2].into_iter().find(|size| dim.is_multiple_of(*size)).map_or(dim, |size| dim / size);
     match kind {
         "HNSW" | "HNSW_SQ" => vec![("M", 16), ("efConstruction", 200)],
         "IVF_FLAT" | "IVF_SQ8" | "SCANN" => vec![("nlist", 128)],
