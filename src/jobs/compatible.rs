@@ -98,6 +98,9 @@ pub(super) fn adapt(
         lost::fill_limits(collection, warnings);
     }
     indexes::adapt(target, collection, indexes, warnings);
+    if target != Target::Lite && is_lite(made_by) {
+        indexes::fill_parameters(collection, indexes, warnings);
+    }
     warnings.extend(lost::on(target, collection, indexes));
 }
 

@@ -416,7 +416,7 @@ _TEXT = FieldSchema(
     DataType.VARCHAR,
     max_length=200,
     enable_analyzer=True,
-    analyzer_params={"type": "english"},
+    analyzer_params={"tokenizer": "standard", "filter": ["lowercase"]},
     enable_match=True,
 )
 
@@ -433,7 +433,7 @@ FUNCTIONS = [
         [_TEXT],
         lambda at: {"text": f"word{at} and another"},
         _analyzer,
-        (["true", "true"], {"type": "english"}),
+        (["true", "true"], {"tokenizer": "standard", "filter": ["lowercase"]}),
     ),
     Kind(
         "Functions and analyzers",
@@ -466,8 +466,7 @@ def _index(on: str, index_type: str, metric: str = "", params: Mapping[str, Any]
         "JSON": (FieldSchema("value", DataType.JSON), lambda at: {"at": at}),
     }
     field_schema, value = types[on]
-    wanted = {"type": index_type, **{key: str(number) for key, number in (params or {}).items()}}
-    wanted.update({key: text for key, text in (("metric", metric), ("name", name)) if text})
+    wanted = {key: text for key, text in (("type", index_type), ("metric", metric), ("name", name)) if text}
     label = f"{index_type or 'the default'} on {on}" if not name else "an index's own name"
     return Kind(
         "Index definitions",
@@ -503,6 +502,18 @@ INDEXES = [
     _index("bool", "BITMAP"),
     _index("JSON", "INVERTED", "", {"json_path": 'value["at"]', "json_cast_type": "double"}),
     _index("float", "FLAT", "L2", name="an_index_of_my_own"),
+    Kind(
+        "Index definitions",
+        "build parameters (HNSW's M and efConstruction)",
+        [FieldSchema("value", DataType.FLOAT_VECTOR, dim=8)],
+        lambda at: {"value": vector_of(at)},
+        lambda facts: [facts["indexes"].get("value", {}).get(key) for key in ("M", "efConstruction")],
+        ["12", "50"],
+        plain_vector=False,
+        indexes={
+            "value": {"index_type": "HNSW", "metric_type": "L2", "params": {"M": 12, "efConstruction": 50}},
+        },
+    ),
 ]
 
 KINDS = [*KEYS, *SCALARS, *ARRAYS, *VECTORS, *NULLS, *ARRANGEMENTS, *FUNCTIONS, *INDEXES]

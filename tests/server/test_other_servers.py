@@ -74,6 +74,25 @@ async def test_strings_as_long_as_lite_counts_them_fit_a_server(lite, server, co
     assert read_all(server.client, name) == expected(recipe)
 
 
+async def test_an_indexs_build_parameters_survive_lite(server, lite, connect, name):
+    definition = {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 12, "efConstruction": 50}}
+    base = plain(10)
+    recipe = Recipe(base.fields, base.rows, indexes={"vector": definition})
+    create(server.client, name, recipe)
+    before = server.client.describe_index(name, "vector")
+    async with connect(server) as manager:
+        backup = await manager.create_backup(name)
+    server.client.drop_collection(name)
+    async with connect(lite) as manager:
+        (await manager.restore_backup(backup.backup_id, name, RestoreParams(load_after_restore=True))).raise_for_error()
+        through_lite = await manager.create_backup(name)
+    async with connect(server) as manager:
+        (await manager.restore_backup(through_lite.backup_id, name)).raise_for_error()
+    after = server.client.describe_index(name, "vector")
+    keys = ("index_type", "metric_type", "M", "efConstruction")
+    assert {key: after.get(key) for key in keys} == {key: before.get(key) for key in keys}
+
+
 async def test_json_that_lite_would_write_otherwise_keeps_its_text(server, lite, connect, name):
     fields = [key_field(), FieldSchema("json", DataType.JSON), vector_field()]
     values = [{"small": 1e-9, "large": 1e300, "big": 2**60, "deep": {"list": [None, True, "\\u2028"]}}, {}]

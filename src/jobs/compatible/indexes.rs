@@ -57,6 +57,47 @@ pub(super) fn adapt(target: Target, collection: &Collection, indexes: &mut Vec<I
     });
 }
 
+/// Build parameters that Milvus Lite keeps in one JSON text, or does not keep at all, as Milvus servers want them: one by
+/// one, and none missing. Where Milvus Lite told none, they are those that it builds with itself.
+pub(super) fn fill_parameters(collection: &Collection, indexes: &mut [Index], warnings: &mut Vec<String>) {
+    for index in indexes {
+        let Some(field) = collection.schema.field(&index.field) else { continue };
+        let told = index.params.remove("params").unwrap_or_default();
+        if let Ok(serde_json::Value::Object(told)) = serde_json::from_str(&told) {
+            let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            index.params.extend(told.iter().map(|(key, value)| (key.clone(), text(value))));
+        }
+        let kind = index.params.get("index_type").cloned().unwrap_or_default();
+        let mut filled = Vec::new();
+        for (key, value) in required(&kind, field) {
+            if !index.params.contains_key(key) {
+                filled.push(format!("{key} {value}"));
+                index.params.insert(key.to_owned(), value.to_string());
+            }
+        }
+        if !filled.is_empty() {
+            warnings.push(format!(
+                "Milvus Lite told no build parameters of the index on '{}' ({kind}); it has: {}",
+                field.name,
+                filled.join(", ")
+            ));
+        }
+    }
+}
+
+/// The build parameters without which Milvus refuses an index of this kind.
+fn required(kind: &str, field: &Field) -> Vec<(&'static str, usize)> {
+    let dim = field.dimension().unwrap_or(1);
+    // Each piece of a vector gets a code: pieces of four numbers, or as few as divide it evenly.
+    let pieces = [4, 3, 2].into_iter().find(|size| dim.is_multiple_of(*size)).map_or(dim, |size| dim / size);
+    match kind {
+        "HNSW" | "HNSW_SQ" => vec![("M", 16), ("efConstruction", 200)],
+        "IVF_FLAT" | "IVF_SQ8" | "SCANN" => vec![("nlist", 128)],
+        "IVF_PQ" => vec![("nlist", 128), ("m", pieces), ("nbits", 8)],
+        _ => Vec::new(),
+    }
+}
+
 fn fate(target: Target, field: &Field, kind: &str) -> Fate {
     let among = |known: &[&str]| known.iter().any(|other| other.eq_ignore_ascii_case(kind));
     match (target, field.data_type) {
@@ -157,6 +198,28 @@ mod tests {
             let wanted = (Some(other.unwrap_or(kind).to_owned()), usize::from(other.is_some()));
             assert_eq!(becomes(target, data_type, kind), wanted, "{kind} on {data_type} for {target:?}");
         }
+    }
+
+    #[test]
+    fn build_parameters_of_lite_are_spread_out_and_filled_in() {
+        let fields = r#"[{"id": 1, "name": "v", "data_type": "float_vector", "params": {"dim": "8"}}]"#;
+        let index = |params: &[(&str, &str)]| Index {
+            name: "v".into(),
+            field: "v".into(),
+            params: params.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        };
+        let mut indexes = vec![
+            index(&[("index_type", "HNSW"), ("params", r#"{"M": 12}"#)]),
+            index(&[("index_type", "IVF_PQ")]),
+            index(&[("index_type", "FLAT")]),
+        ];
+        let mut warnings = Vec::new();
+        fill_parameters(&collection(fields), &mut indexes, &mut warnings);
+        assert_eq!(indexes[0], index(&[("index_type", "HNSW"), ("M", "12"), ("efConstruction", "200")]));
+        assert_eq!(indexes[1], index(&[("index_type", "IVF_PQ"), ("nlist", "128"), ("m", "2"), ("nbits", "8")]));
+        assert_eq!(indexes[2], index(&[("index_type", "FLAT")]));
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[0].contains("efConstruction 200") && !warnings[0].contains("M 1"), "{warnings:?}");
     }
 
     #[test]
