@@ -27,6 +27,7 @@ from .enums import (
     BackupStorageType,
     BackupType,
     ChecksumAlgorithm,
+    ConflictPolicy,
     RestoreProof,
     VerificationType,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "ChecksumAlgorithm",
     "CollectionManager",
     "CollectionNotFoundError",
+    "ConflictPolicy",
     "ConnectionManager",
     "DatabaseLockedError",
     "InsufficientStorageError",

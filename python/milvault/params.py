@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ._model import Level, Model, Percent, PositiveCount
-from .enums import AutoIdPolicy, BackupStorageType, BackupType, RestoreProof, VerificationType
+from .enums import AutoIdPolicy, BackupStorageType, BackupType, ConflictPolicy, RestoreProof, VerificationType
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,42 +70,66 @@ class RestoreParams(Model):
 
     Attributes:
         target_collection_name: The collection to make. Unset: the backup's own.
+        target_database: The database to make it in, which must exist. Unset: the connection's.
         partition_names: Only these partitions; all when empty.
         verify_before_restore: Whether every file's checksum is checked first. Unset: the config's.
         drop_existing: Whether a collection of the target's name may be replaced. It stays until the new one is proven.
+        into_existing: Whether the rows go into the collection that stands at the target, by their primary keys. There
+            is no staging then: what was put in before a failure stays.
+        on_conflict: What is done about rows whose keys are there already, with `into_existing`.
         load_after_restore: Whether the collection is loaded, ready for search, at the end.
         restore_indexes: Whether indexes are built again.
-        skip_failed_partitions: `True` is refused in this version: a restore is whole or leaves the target as it was.
+        skip_failed_partitions: Whether a partition that cannot be read, inserted or proven is left out, and named in
+            `failed_partitions`; otherwise it fails the restore. A collection is never replaced by less than the whole.
         verify_after: How restored rows are proven before they take the collection's place.
         auto_id: What becomes of primary keys that the server had made.
+        dry_run: Whether only to check, and to tell in the result's `plan` what would be done.
         batch_rows: Rows in one insert request. Unset: chosen by the rows' size.
         max_requests_in_flight: Insert requests on the way at the same time.
     """
 
     target_collection_name: Name | None = None
+    target_database: Name | None = None
     partition_names: list[Name] = Field(default_factory=list)
     verify_before_restore: bool = True
     drop_existing: bool = False
+    into_existing: bool = False
+    on_conflict: ConflictPolicy = ConflictPolicy.FAIL
     load_after_restore: bool = False
     restore_indexes: bool = True
     skip_failed_partitions: bool = False
     verify_after: RestoreProof = RestoreProof.DIGEST
     auto_id: AutoIdPolicy = AutoIdPolicy.PRESERVE
+    dry_run: bool = False
     batch_rows: PositiveCount | None = None
     max_requests_in_flight: PositiveCount = 2
+
+    @model_validator(mode="after")
+    def _into_existing_fits_the_rest(self) -> Self:
+        if not self.into_existing:
+            if self.on_conflict is not ConflictPolicy.FAIL:
+                raise ValueError("on_conflict: it concerns rows that go into a collection, with into_existing=True")
+            return self
+        if self.drop_existing:
+            raise ValueError("into_existing: either it or drop_existing; rows cannot go into what is replaced")
+        if self.auto_id is AutoIdPolicy.REGENERATE:
+            raise ValueError("into_existing: rows go in by their primary keys, which auto_id=REGENERATE does not keep")
+        if self.skip_failed_partitions:
+            raise ValueError("into_existing: it has no staging to begin anew, which skip_failed_partitions needs")
+        return self
 
 
 class VerificationParams(Model):
     """How one backup is verified.
 
     Attributes:
-        verification_type: `CHECKSUM` checks every file.
+        verification_type: `CHECKSUM` checks every file, `DEEP` does that and then a trial restore.
         sample_size: Percent of the data that `QUICK` looks at, above 0, at most 100.
         fail_fast: Whether to stop at the first damage; otherwise all of it is found.
         verify_checksums: Whether files' checksums are checked. Unset: the config's `enable_checksum_verification`.
-        verify_schema: Whether the schema is checked.
-        verify_data_integrity: Whether rows are checked.
-        deep_verify_row_count: Whether `DEEP` compares the number of rows.
+        verify_schema: Whether `DEEP` compares the restored schema with the backup's.
+        verify_data_integrity: Whether `DEEP` reads every row back and compares digests; otherwise rows are counted.
+        deep_verify_row_count: Whether `DEEP` compares the number of rows that the server counts.
     """
 
     verification_type: VerificationType = VerificationType.CHECKSUM

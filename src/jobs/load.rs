@@ -1,4 +1,4 @@
-//! The rows of a backup on their way into a collection: which chunks, in which batches, and what they must amount to.
+//! The rows of a backup on their way out of it: which chunks, in which batches, and what they must amount to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,12 +6,11 @@ use std::io::Write;
 
 use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::control::Control;
-use super::read::{ALL_PARTITIONS, blocking, insert_partition};
+use super::read::{ALL_PARTITIONS, blocking};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::Inserter;
 use crate::parquet::{ChunkReader, Source};
 use crate::repository::Backup;
 use crate::repository::tables::ChunkEntry;
@@ -105,45 +104,64 @@ impl Rows {
         self.expected.keys().cloned().collect()
     }
 
-    /// Holds a partition that was read back against the backup. A partition that the backup does not know has to be
-    /// empty; where a partition key spreads rows, only the whole can be compared.
-    pub fn check(&self, partition: &str, found: SetDigest) -> Result<()> {
-        let expected = self.expected.get(partition).copied().unwrap_or_default();
-        if partition == ALL_PARTITIONS || expected == found {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Restore,
-            format!(
-                "partition {partition} was restored as {} rows with digest {found}, and the backup promises {} rows with digest {expected}. The target was not touched; please report this",
-                found.rows, expected.rows
-            ),
-        ))
+    /// What the backup promises of a partition; nothing of one that it does not know.
+    #[must_use]
+    pub fn promised(&self, partition: &str) -> SetDigest {
+        self.expected.get(partition).copied().unwrap_or_default()
     }
 
-    /// Sends every row to the inserter. A chunk is read, decoded and cut into batches while the last ones are sent.
-    pub async fn insert(
-        &self,
-        backup: &Backup,
-        batch_rows: Option<usize>,
-        inserter: &mut Inserter,
-        control: &Control,
-    ) -> Result<()> {
-        for chunk in &self.chunks {
-            let source = open(backup, chunk).await?;
-            let (sender, mut batches) = mpsc::channel::<Result<RecordBatch>>(2);
-            let (schema, file, rows) =
-                (self.schema.clone(), chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
-            let reading = tokio::task::spawn_blocking(move || decode(source, &schema, &file, rows, &sender));
-            while let Some(batch) = batches.recv().await {
-                let batch = batch?;
-                let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
-                inserter.push(insert_partition(&chunk.partition), batch).await?;
-                control.advance(count, bytes);
-            }
+    /// Does without a partition from here on.
+    pub fn leave_out(&mut self, partition: &str) {
+        self.expected.remove(partition);
+        self.chunks.retain(|chunk| chunk.partition != partition);
+    }
+
+    /// A partition's chunks, by ascending keys. Each holds a range of keys of its own.
+    #[must_use]
+    pub fn chunks(&self, partition: &str) -> Vec<&ChunkEntry> {
+        let mut chunks: Vec<&ChunkEntry> = self.chunks.iter().filter(|chunk| chunk.partition == partition).collect();
+        chunks.sort_by(|one, other| match (one.lowest.as_i64(), other.lowest.as_i64()) {
+            (Some(one), Some(other)) => one.cmp(&other),
+            _ => one.lowest.as_str().cmp(&other.lowest.as_str()), // as UTF-8 bytes
+        });
+        chunks
+    }
+
+    /// The partitions with a chunk whose file is one of `files`.
+    #[must_use]
+    pub fn partitions_with(&self, files: &[String]) -> Vec<String> {
+        let damaged = self.chunks.iter().filter(|chunk| files.iter().any(|file| file == chunk.file.as_str()));
+        let names: std::collections::BTreeSet<String> = damaged.map(|chunk| chunk.partition.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Reads a chunk.
+    pub async fn open(&self, backup: &Backup, chunk: &ChunkEntry, batch_rows: Option<usize>) -> Result<ChunkRows> {
+        let source = open(backup, chunk).await?;
+        let (sender, batches) = mpsc::channel::<Result<RecordBatch>>(2);
+        let (schema, file, rows) =
+            (self.schema.clone(), chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
+        let reading = tokio::task::spawn_blocking(move || decode(source, &schema, &file, rows, &sender));
+        Ok(ChunkRows { batches, reading: Some(reading) })
+    }
+}
+
+/// The rows of a chunk in batches. The next ones are read and decoded while the caller works on one.
+pub struct ChunkRows {
+    batches: mpsc::Receiver<Result<RecordBatch>>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl ChunkRows {
+    /// The next batch, or `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(batch) = self.batches.recv().await {
+            return batch.map(Some);
+        }
+        if let Some(reading) = self.reading.take() {
             reading.await.map_err(|error| internal(format!("the reader of a chunk ended early: {error}")))?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -168,8 +186,8 @@ fn decode(
     }
 }
 
-/// Rows of one insert, such that the row groups that the writer makes are cut into equal parts.
-fn batch_size(chunk: &ChunkEntry) -> usize {
+/// Rows of one insert, of about five MiB, such that the row groups that the writer makes are cut into equal parts.
+pub(super) fn batch_size(chunk: &ChunkEntry) -> usize {
     let row_bytes = (chunk.bytes / chunk.rows.max(1)).max(1);
     let group = (crate::parquet::ROW_GROUP_BYTES / row_bytes).max(1);
     let largest = (BATCH_BYTES / row_bytes).clamp(1, MAX_BATCH_ROWS);

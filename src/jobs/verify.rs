@@ -4,13 +4,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::Session;
 use super::control::{Control, Phase, deadline};
+use super::{Session, deep};
 use crate::error::{Error, Kind, Result, internal};
 use crate::repository::{Backup, FailedFile, FileReport, Reason};
 
 /// Which backup to verify, and how.
 #[derive(Debug, Clone, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // the seam's names
 pub struct VerifyRequest {
     backup: String,
     #[serde(default)]
@@ -18,7 +19,13 @@ pub struct VerifyRequest {
     #[serde(default = "checksum")]
     verification_type: String,
     #[serde(default = "yes")]
-    fail_fast: bool,
+    pub(super) fail_fast: bool,
+    #[serde(default = "yes")]
+    pub(super) verify_schema: bool,
+    #[serde(default = "yes")]
+    pub(super) verify_data_integrity: bool,
+    #[serde(default = "yes")]
+    pub(super) deep_verify_row_count: bool,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }
@@ -35,7 +42,7 @@ fn yes() -> bool {
 pub struct Verification {
     /// Whether the backup is what its manifest promises.
     pub success: bool,
-    /// CHECKSUM.
+    /// CHECKSUM or DEEP.
     pub verification_type: String,
     /// Whether all checksums were right.
     pub checksum_valid: Option<bool>,
@@ -63,14 +70,14 @@ pub struct Verification {
 /// Verifies a backup and notes the outcome beside it. Damage is an outcome, not an error.
 ///
 /// # Errors
-/// [`Kind::BackupNotFound`], [`Kind::InvalidArgument`] for another type than CHECKSUM, [`Kind::Storage`] where the
+/// [`Kind::BackupNotFound`], [`Kind::InvalidArgument`] for a type that is neither CHECKSUM nor DEEP, [`Kind::Storage`] where the
 /// repository cannot be read.
 pub async fn verify(session: &Session, request: VerifyRequest, control: &Control) -> Result<Value> {
-    if request.verification_type != "CHECKSUM" {
+    if !["CHECKSUM", "DEEP"].contains(&request.verification_type.as_str()) {
         return Err(Error::new(
             Kind::InvalidArgument,
             format!(
-                "verification type {} is not in this version; use CHECKSUM, which reads every file",
+                "verification type {} is not in this version; use CHECKSUM, which reads every file, or DEEP, a trial restore",
                 request.verification_type
             ),
         ));
@@ -85,6 +92,9 @@ pub async fn verify(session: &Session, request: VerifyRequest, control: &Control
     };
     control.begin();
     control.enter(Phase::Verifying);
+    if request.verification_type == "DEEP" {
+        return to_value(&Box::pin(deep::verify(session, &backup, &request, control, limit)).await?);
+    }
     let outcome = control.guard(limit, checksums(&backup, request.fail_fast, control)).await?;
     to_value(&outcome)
 }
@@ -96,13 +106,24 @@ fn to_value(outcome: &Verification) -> Result<Value> {
 /// Reads every file of a backup against its checksums, and notes the outcome in `verification.json` where the
 /// repository can be written.
 pub(super) async fn checksums(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
+    let outcome = examine(backup, fail_fast, control).await?;
+    note(backup, &outcome).await?;
+    Ok(outcome)
+}
+
+/// Reads every file of a backup against its checksums, and notes nothing.
+pub(super) async fn examine(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
     let begun = std::time::Instant::now();
     let report = backup.check_files(fail_fast, &|bytes| control.advance(0, bytes)).await?;
-    let outcome = outcome(&report, begun.elapsed());
-    if let Err(error) = backup.write_verification(&to_value(&outcome)?).await {
+    Ok(outcome(&report, begun.elapsed()))
+}
+
+/// Notes an outcome in `verification.json`, where the repository can be written.
+pub(super) async fn note(backup: &Backup, outcome: &Verification) -> Result<()> {
+    if let Err(error) = backup.write_verification(&to_value(outcome)?).await {
         tracing::warn!(%error, "the outcome of the verification could not be noted beside the backup");
     }
-    Ok(outcome)
+    Ok(())
 }
 
 fn outcome(report: &FileReport, took: std::time::Duration) -> Verification {
