@@ -1,6 +1,6 @@
 //! Milvault's core: it backs up, proves and restores Milvus collections.
 //!
-//! Uses go one way: `py → jobs → milvus, parquet, repository → schema, digest, checksum → error`.
+//! Uses go one way: `py → jobs → milvus, parquet, repository → filter, digest, checksum → schema → error`.
 //! `jobs` never sees protobuf, `repository` never sees rows, `milvus` never sees files, and only `py` knows Python.
 
 #![warn(clippy::pedantic)]
@@ -10,6 +10,7 @@
 pub mod checksum;
 pub mod digest;
 pub mod error;
+pub mod filter;
 pub mod jobs;
 pub mod milvus;
 pub mod parquet;
