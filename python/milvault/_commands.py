@@ -295,6 +295,9 @@ def restore(
         str | None, typer.Option("--target-database", help="The database to make it in. Default: --db-name.")
     ] = None,
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="FILTER", help="Only rows that match, such as 'price > 10'.")
+    ] = None,
     drop_existing: Annotated[
         bool, typer.Option("--drop-existing", help="Replace a collection of that name, once the new one is proven.")
     ] = False,
@@ -330,6 +333,7 @@ def restore(
         target_collection_name=target,
         target_database=target_database,
         partition_names=partition or [],
+        where=where,
         drop_existing=drop_existing,
         into_existing=into_existing,
         on_conflict=on_conflict,

@@ -87,6 +87,7 @@ def restore_request(
         "target_collection_name": params.target_collection_name,
         "target_database": params.target_database,
         "partition_names": params.partition_names,
+        "where": params.where,
         **unset,
         "drop_existing": params.drop_existing,
         "into_existing": params.into_existing,

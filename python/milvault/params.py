@@ -72,6 +72,7 @@ class RestoreParams(Model):
         target_collection_name: The collection to make. Unset: the backup's own.
         target_database: The database to make it in, which must exist. Unset: the connection's.
         partition_names: Only these partitions; all when empty.
+        where: Only rows that match this expression on scalar and JSON fields, in Milvus's style.
         verify_before_restore: Whether every file's checksum is checked first. Unset: the config's.
         drop_existing: Whether a collection of the target's name may be replaced. It stays until the new one is proven.
         into_existing: Whether the rows go into the collection that stands at the target, by their primary keys. There
@@ -91,6 +92,7 @@ class RestoreParams(Model):
     target_collection_name: Name | None = None
     target_database: Name | None = None
     partition_names: list[Name] = Field(default_factory=list)
+    where: Name | None = None
     verify_before_restore: bool = True
     drop_existing: bool = False
     into_existing: bool = False

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::read::{ALL_PARTITIONS, blocking};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
+use crate::filter::Filter;
 use crate::parquet::{ChunkReader, Source};
 use crate::repository::Backup;
 use crate::repository::tables::ChunkEntry;
@@ -28,6 +30,7 @@ pub struct Rows {
     chunks: Vec<ChunkEntry>,
     expected: BTreeMap<String, SetDigest>,
     schema: CollectionSchema,
+    filter: Option<Arc<Filter>>,
 }
 
 impl Rows {
@@ -61,9 +64,39 @@ impl Rows {
         let table = backup.chunks().await?;
         let chunks: Vec<ChunkEntry> =
             table.chunks.into_iter().filter(|chunk| expected.contains_key(&chunk.partition)).collect();
-        let rows = Self { chunks, expected, schema: collection.schema.clone() };
+        let rows = Self { chunks, expected, schema: collection.schema.clone(), filter: None };
         rows.agree(backup)?;
         Ok(rows)
+    }
+
+    /// Only rows that match a filter, of those chosen.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] where it is no filter on the backup's fields.
+    pub fn filtered(mut self, text: &str) -> Result<Self> {
+        self.filter = Some(Arc::new(Filter::parse(text, &self.schema).map_err(|error| error.context("where"))?));
+        Ok(self)
+    }
+
+    /// Whether there is a filter: what the backup promises then says nothing of the rows that match.
+    #[must_use]
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// How many rows of a partition there are; where there is a filter, they are read and counted.
+    pub async fn count(&self, backup: &Backup, partition: &str) -> Result<u64> {
+        if !self.has_filter() {
+            return Ok(self.promised(partition).rows);
+        }
+        let mut count = 0;
+        for chunk in self.chunks(partition) {
+            let mut rows = self.open(backup, chunk, None).await?;
+            while let Some(batch) = rows.next().await? {
+                count += batch.num_rows() as u64;
+            }
+        }
+        Ok(count)
     }
 
     /// Whether the chunk table's digests add up to the manifest's.
@@ -139,9 +172,19 @@ impl Rows {
     pub async fn open(&self, backup: &Backup, chunk: &ChunkEntry, batch_rows: Option<usize>) -> Result<ChunkRows> {
         let source = open(backup, chunk).await?;
         let (sender, batches) = mpsc::channel::<Result<RecordBatch>>(2);
-        let (schema, file, rows) =
-            (self.schema.clone(), chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
-        let reading = tokio::task::spawn_blocking(move || decode(source, &schema, &file, rows, &sender));
+        let (schema, filter) = (self.schema.clone(), self.filter.clone());
+        let (file, rows) = (chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
+        let reading = tokio::task::spawn_blocking(move || {
+            // Where nobody wants more, the restore was canceled or failed.
+            let mut send = |batch| sender.blocking_send(Ok(batch)).is_ok();
+            let outcome = ChunkReader::open(source, &schema, &file).and_then(|reader| match filter {
+                None => all_rows(&reader, rows, &mut send),
+                Some(filter) => matching_rows(&reader, &filter, rows, &mut send),
+            });
+            if let Err(error) = outcome {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
         Ok(ChunkRows { batches, reading: Some(reading) })
     }
 }
@@ -165,25 +208,44 @@ impl ChunkRows {
     }
 }
 
-fn decode(
-    source: Source,
-    schema: &CollectionSchema,
-    file: &str,
-    rows: usize,
-    sender: &mpsc::Sender<Result<RecordBatch>>,
-) {
-    let reader = match ChunkReader::open(source, schema, file) {
-        Ok(reader) => reader,
-        Err(error) => {
-            let _ = sender.blocking_send(Err(error));
-            return;
-        }
-    };
-    for batch in reader.batches(rows) {
-        if sender.blocking_send(batch).is_err() {
-            return; // nobody wants more: the restore was canceled or failed
+fn all_rows(reader: &ChunkReader, at_once: usize, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<()> {
+    for batch in reader.batches(at_once) {
+        if !send(batch?) {
+            return Ok(());
         }
     }
+    Ok(())
+}
+
+/// The rows that a filter matches, gathered into batches of `at_once` or a little more. Row groups that cannot hold any,
+/// going by their statistics, are not read.
+fn matching_rows(
+    reader: &ChunkReader,
+    filter: &Filter,
+    at_once: usize,
+    send: &mut impl FnMut(RecordBatch) -> bool,
+) -> Result<()> {
+    let trouble = |error: arrow_schema::ArrowError| internal(format!("rows could not be picked: {error}"));
+    let (mut gathered, mut count) = (Vec::new(), 0);
+    for index in 0..reader.row_groups().len() {
+        for batch in reader.row_group(index, at_once)? {
+            let batch = batch?;
+            let some = arrow_select::filter::filter_record_batch(&batch, &filter.mask(&batch)?).map_err(trouble)?;
+            count += some.num_rows();
+            gathered.push(some);
+            if count >= at_once {
+                let whole = arrow_select::concat::concat_batches(&batch.schema(), &gathered).map_err(trouble)?;
+                (gathered, count) = (Vec::new(), 0);
+                if !send(whole) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    if let Some(schema) = gathered.first().map(RecordBatch::schema).filter(|_| count > 0) {
+        send(arrow_select::concat::concat_batches(&schema, &gathered).map_err(trouble)?);
+    }
+    Ok(())
 }
 
 /// Rows of one insert, of about five MiB, such that the row groups that the writer makes are cut into equal parts.

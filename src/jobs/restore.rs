@@ -1,5 +1,6 @@
 //! Restoring a backup: check, stage, insert, prove, swap. Until the swap, the target is as it was.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -26,6 +27,8 @@ pub struct RestoreRequest {
     pub(super) target_database: Option<String>,
     #[serde(default)]
     pub(super) partition_names: Vec<String>,
+    #[serde(default, rename = "where")]
+    pub(super) filter: Option<String>,
     #[serde(default = "yes")]
     pub(super) verify_before_restore: bool,
     #[serde(default)]
@@ -128,15 +131,20 @@ async fn dry_run(
             }
             _ => None,
         };
-        Ok((plan, conflicts))
+        let mut rows = BTreeMap::new();
+        for partition in plan.staging.rows.partitions() {
+            let count = plan.staging.rows.count(backup, &partition).await?;
+            rows.insert(partition, count);
+        }
+        Ok((plan, conflicts, rows))
     };
-    let (plan, conflicts) = control.guard(limit, Box::pin(work)).await?;
+    let (plan, conflicts, rows) = control.guard(limit, Box::pin(work)).await?;
     control.enter(Phase::Done);
     let mut told = answer(&plan, backup, target, control);
     told["rows_restored"] = 0.into();
     told["partitions_restored"] = json!([]);
     told["dry_run"] = true.into();
-    told["plan"] = tell(&plan, request, target, conflicts.as_ref());
+    told["plan"] = tell(&plan, request, target, &rows, conflicts.as_ref());
     Ok(told)
 }
 
@@ -214,6 +222,7 @@ async fn restore_marked(
     control.enter(Phase::Done);
     let mut told = answer(&plan, backup, target, control);
     told["verification_passed"] = if request.verify_after == Proof::None { Value::Null } else { true.into() };
+    told["rows_restored"] = staged.rows().into();
     told["verification_details"] = Value::Object(staged.details(plan.staging.options));
     Ok(told)
 }

@@ -75,6 +75,10 @@ pub(super) async fn prepare(
     let damaged = if request.verify_before_restore { damaged_files(request, backup, control).await? } else { None };
     control.enter(Phase::Counting);
     let (mut collection, rows) = contents(backup, &request.partition_names).await?;
+    let rows = match &request.filter {
+        Some(text) => rows.filtered(text)?,
+        None => rows,
+    };
     let indexes = if request.restore_indexes { read_indexes(backup).await? } else { Vec::new() };
     let client = session.client().await?;
     let client = match &request.target_database {
@@ -236,10 +240,14 @@ async fn look_at_target(client: &Client, target: &str, request: &RestoreRequest)
 }
 
 /// What a dry run answers: the plan, as a restore that did nothing.
-pub(super) fn tell(plan: &Plan, request: &RestoreRequest, target: &str, found: Option<&Value>) -> Value {
+pub(super) fn tell(
+    plan: &Plan,
+    request: &RestoreRequest,
+    target: &str,
+    rows: &BTreeMap<String, u64>,
+    found: Option<&Value>,
+) -> Value {
     let Plan { staging, target: place, .. } = plan;
-    let rows: BTreeMap<String, u64> =
-        staging.rows.partitions().into_iter().map(|name| (name.clone(), staging.rows.promised(&name).rows)).collect();
     let (action, existing) = match place {
         Target::Free => ("CREATE", None),
         Target::Replaced(existing) => ("REPLACE", Some(existing)),
@@ -250,7 +258,7 @@ pub(super) fn tell(plan: &Plan, request: &RestoreRequest, target: &str, found: O
         "server": staging.client.label(),
         "target_database": staging.client.database(),
         "target_collection_name": target,
-        "rows": staging.rows.expected().rows,
+        "rows": rows.values().sum::<u64>(),
         "bytes": staging.rows.bytes(),
         "partitions": rows,
         "indexes": if existing.is_some() && action == "INSERT" { &[][..] } else { &staging.indexes[..] },

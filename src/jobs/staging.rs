@@ -277,9 +277,9 @@ impl Staging {
             }
         }
         rows_in += inserter.finish().await?;
-        let promised = self.rows.expected().rows;
-        if rows_in != promised {
-            let why = format!("{rows_in} rows were inserted, and the backup promises {promised}");
+        let wanted: u64 = expected.values().map(|partition: &Comparison| partition.expected.rows).sum();
+        if rows_in != wanted {
+            let why = format!("{rows_in} rows were inserted where {wanted} had been read");
             return Err(Error::new(Kind::Restore, why).into());
         }
         Ok(expected)
@@ -294,12 +294,13 @@ impl Staging {
     async fn fill_partition(&self, partition: &str, inserter: &mut Inserter, control: &Control) -> Result<SetDigest> {
         let promised = self.rows.promised(partition);
         let (mut pushed, mut set, mut without_keys) = (0, SetDigest::default(), SetDigest::default());
-        let digesters = match self.options.keys {
-            Keys::Preserve => None,
-            Keys::Regenerate => {
-                let schema = &self.collection.schema;
-                Some((RowDigester::new(schema)?, RowDigester::without_primary_key(schema)?))
-            }
+        let regenerate = self.options.keys == Keys::Regenerate;
+        // What the manifest promises is of all rows, keys included.
+        let digesters = if regenerate || self.rows.has_filter() {
+            let schema = &self.collection.schema;
+            Some((RowDigester::new(schema)?, RowDigester::without_primary_key(schema)?))
+        } else {
+            None
         };
         for chunk in self.rows.chunks(partition) {
             let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
@@ -316,7 +317,7 @@ impl Staging {
                 pushed += count;
             }
         }
-        if pushed != promised.rows || (digesters.is_some() && set != promised) {
+        if !self.rows.has_filter() && (pushed != promised.rows || (digesters.is_some() && set != promised)) {
             return Err(Error::new(
                 Kind::BackupCorrupted,
                 format!(
@@ -326,7 +327,11 @@ impl Staging {
                 ),
             ));
         }
-        Ok(if digesters.is_some() { without_keys } else { promised })
+        Ok(match digesters {
+            None => promised,
+            Some(_) if regenerate => without_keys,
+            Some(_) => set,
+        })
     }
 
     /// Loads the collection for the proof. Milvus loads nothing without an index on its vectors: where there is none,
