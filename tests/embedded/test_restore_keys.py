@@ -69,7 +69,7 @@ async def test_keys_that_users_gave_are_not_made_anew(lite, connect, name):
 
 
 async def test_changed_rows_are_found_though_their_keys_are_not_compared(lite, connect, name):
-    # With the checksums not looked at, it is the rows' own digest that tells: another backup's file in place of this one's.
+    # With the checksums not looked at, the rows' own digest tells: another backup's files in place of this one's.
     create(lite.client, name, auto(200))
     async with connect(lite) as manager:
         plain_files = BackupParams(compression_enabled=False)

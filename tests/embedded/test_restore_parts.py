@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from pymilvus import MilvusClient
@@ -99,7 +100,7 @@ async def test_a_damaged_schema_is_not_left_out(lite, connect, name):
     async with connect(lite) as manager:
         backup = await manager.create_backup(name)
         lite.client.drop_collection(name)
-        with open(f"{backup.storage_path}/schema.json", "ab") as file:
+        with Path(backup.storage_path, "schema.json").open("ab") as file:
             file.write(b" ")
         with pytest.raises(BackupCorruptedError, match=r"schema\.json"):
             await manager.restore_backup(backup.backup_id, name, RestoreParams(**TOLERANT))
