@@ -8,13 +8,16 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod compression;
 pub mod digest;
 pub mod error;
 pub mod filter;
 pub mod jobs;
 pub mod milvus;
+pub mod output;
 pub mod parquet;
 #[cfg(feature = "python")]
 mod py;
 pub mod repository;
 pub mod schema;
+pub mod text;

@@ -17,7 +17,7 @@ Example:
 Importing this package loads no server client, no terminal library and no compiled code; they come when first used.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
@@ -56,6 +56,10 @@ from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
 from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
 
+if TYPE_CHECKING:
+    from .helpers import ChecksumCalculator, CompressionHandler
+    from .reader import BackupReader
+
 __all__ = [
     "AutoIdPolicy",
     "BackupAlreadyExistsError",
@@ -67,6 +71,7 @@ __all__ = [
     "BackupNotFoundError",
     "BackupParams",
     "BackupProgress",
+    "BackupReader",
     "BackupRecoveryConfig",
     "BackupRecoveryError",
     "BackupResult",
@@ -76,8 +81,10 @@ __all__ = [
     "BackupTimeoutError",
     "BackupType",
     "ChecksumAlgorithm",
+    "ChecksumCalculator",
     "CollectionManager",
     "CollectionNotFoundError",
+    "CompressionHandler",
     "ConflictPolicy",
     "ConnectionManager",
     "DatabaseLockedError",
@@ -98,10 +105,17 @@ __all__ = [
     "VerificationType",
 ]
 
+_LATER = {"BackupReader": ".reader", "ChecksumCalculator": ".helpers", "CompressionHandler": ".helpers"}
+"""Where to find what few programs need: imported when first asked for."""
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from ._core import version
 
         return version()
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

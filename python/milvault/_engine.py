@@ -12,7 +12,7 @@ from .errors import BackupRecoveryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._seam import Session, SessionFactory
+    from ._seam import Job, RowReader, Session, SessionFactory
     from .connection import ConnectionManager
     from .progress import BackupProgress
 
@@ -67,6 +67,21 @@ class Engine:
         session = await self._session(needs_server=needs_server, may_create=may_create)
         return await run_job(session, operation, request, sink=sink, poll_interval=self._poll_interval)
 
+    async def open(self, request: Mapping[str, Any]) -> tuple[Outcome, RowReader]:
+        """Opens a backup for reading.
+
+        Args:
+            request: Which rows of which, JSON-ready.
+
+        Raises:
+            BackupRecoveryError: The manager is closed.
+        """
+        from ._jobs import run_job
+
+        opening = _Opening(await self._session(needs_server=False, may_create=False))
+        outcome = await run_job(opening, "open", request, poll_interval=self._poll_interval)
+        return outcome, opening.reader
+
     async def close(self) -> None:
         """Closes all sessions; harmless when repeated."""
         import asyncio
@@ -96,3 +111,15 @@ class Engine:
                 config = {"server": server, "repository": self._repository, **self._settings}
                 self._sessions[name] = self._make_session(json.dumps(config))
             return self._sessions[name]
+
+
+class _Opening:
+    """A session whose one operation is to open a backup; keeps the reader beside the job."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def start(self, _operation: str, request: str, /) -> Job:
+        """Starts opening."""
+        job, self.reader = self._session.open(request)
+        return job

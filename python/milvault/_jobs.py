@@ -18,7 +18,7 @@ from .progress import BackupProgress, ProgressTracker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._seam import Job, Session
+    from ._seam import Job, Starts
 
 logger = logging.getLogger("milvault")
 core_logger = logging.getLogger("milvault.core")
@@ -31,7 +31,7 @@ CANCEL_GRACE_SECONDS = 10.0
 
 
 async def run_job(
-    session: Session,
+    session: Starts,
     operation: str,
     request: Mapping[str, Any],
     *,

@@ -9,6 +9,8 @@ from .enums import BackupStorageType, BackupType, VerificationType
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .config import BackupRecoveryConfig
     from .params import BackupParams, RestoreParams, VerificationParams
 
@@ -131,6 +133,39 @@ def verify_request(
         "verify_data_integrity": params.verify_data_integrity,
         "deep_verify_row_count": params.deep_verify_row_count,
         "timeout_seconds": checked_timeout(timeout, config.verification_timeout),
+    }
+
+
+def open_request(
+    backup: str,
+    collection_name: str | None,
+    *,
+    columns: Sequence[str] | None,
+    where: str | None,
+    partition_names: Sequence[str] | None,
+    as_of: object = None,
+) -> dict[str, Any]:
+    """The core's request to open a backup.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+    """
+    if as_of is not None:
+        raise InvalidArgumentError(
+            "as_of is not in this version: a backup shows the moment it was made. "
+            "list_backups(created_before=...) finds the last one before a time; open that",
+            backup_id=backup,
+        )
+    for argument, names in (("columns", columns), ("partition_names", partition_names)):
+        if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
+            raise InvalidArgumentError(f"{argument} has to be a list of names")
+    if where is not None and not isinstance(where, str):
+        raise InvalidArgumentError("where has to be a filter's text, such as 'price < 10'")
+    return {
+        **_named(backup, collection_name),
+        "columns": None if columns is None else list(columns),
+        "where": where,
+        "partition_names": list(partition_names or ()),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .errors import BackupError, BackupRecoveryError, RestoreError, error_of_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Job(Protocol):
@@ -28,11 +28,50 @@ class Job(Protocol):
         """The outcome as JSON, once the job has ended."""
 
 
-class Session(Protocol):
-    """One server (or none) and one repository (or none)."""
+class RowBatch(Protocol):
+    """Some rows, for whatever takes Arrow's C interface."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+
+    def __len__(self) -> int: ...
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        """Capsules with an `ArrowSchema` and an `ArrowArray`."""
+
+
+class RowReader(Protocol):
+    """A backup that is open for reading."""
+
+    def stream(self) -> object:
+        """A capsule with an `ArrowArrayStream` of all rows."""
+
+    def batches(self) -> Iterator[RowBatch]:
+        """All rows, batch by batch."""
+
+    def schema(self) -> object:
+        """A capsule with an `ArrowSchema`."""
+
+    def failure(self) -> str | None:
+        """The first error that a stream met, as JSON."""
+
+    def close(self) -> None:
+        """Ends reading."""
+
+
+class Starts(Protocol):
+    """Something that starts jobs."""
 
     def start(self, operation: str, request: str, /) -> Job:
         """Starts an operation; RuntimeError in a forked child or after `close`."""
+
+
+class Session(Starts, Protocol):
+    """One server (or none) and one repository (or none)."""
+
+    def open(self, request: str, /) -> tuple[Job, RowReader]:
+        """Starts opening a backup; the reader is of use once the job has succeeded."""
 
     def close(self) -> None:
         """Ends all work and connections."""

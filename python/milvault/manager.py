@@ -11,6 +11,7 @@ from ._requests import (
     backup_named,
     backup_request,
     checked_name,
+    open_request,
     repository_settings,
     restore_request,
     retry_settings,
@@ -26,7 +27,7 @@ from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, Ve
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pydantic import SecretStr
     from typing_extensions import Self
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ._seam import Outcome, SessionFactory
     from .enums import BackupType
     from .errors import BackupRecoveryError
+    from .reader import BackupReader
 
     ProgressSink = Callable[[BackupProgress], Any] | ProgressStream | bool | None
 
@@ -283,6 +285,49 @@ class BackupManager:
             deep = params.verification_type is VerificationType.DEEP
             outcome = await self._engine.run("verify", request, needs_server=deep, sink=sink)
         return VerificationResult.model_validate(outcome.unwrap())
+
+    async def open_backup(
+        self,
+        backup_id: str,
+        collection_name: str | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        partition_names: Sequence[str] | None = None,
+        as_of: datetime.datetime | None = None,
+    ) -> BackupReader:
+        """Opens a backup's rows for reading. Needs no server.
+
+        Args:
+            backup_id: Its id or its name.
+            collection_name: Its collection, where the name alone is not unique.
+            columns: Names of the columns to read, in this order; `$meta` holds the dynamic field. Unset: all.
+            where: Only rows that this filter matches, in Milvus's style: `price < 10 and title like "The %"`.
+            partition_names: Only rows of these partitions. Unset: all.
+            as_of: Not in this version.
+
+        Returns:
+            A stream of rows, to be closed after use.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            BackupCorruptedError: Its manifest, schema or chunk table is damaged.
+            PartitionNotFoundError: The backup has no such partition.
+            InvalidArgumentError: An unknown column, or a filter that is none.
+
+        Example:
+            ```python
+            with await manager.open_backup("nightly", columns=["id", "title"]) as reader:
+                table = pyarrow.table(reader)
+            ```
+        """
+        from .reader import BackupReader
+
+        request = open_request(
+            backup_id, collection_name, columns=columns, where=where, partition_names=partition_names, as_of=as_of
+        )
+        outcome, rows = await self._engine.open(request)
+        return BackupReader(rows, outcome.unwrap())
 
     async def restore_backup(
         self,

@@ -227,7 +227,7 @@ fn matching_rows(
 ) -> Result<()> {
     let trouble = |error: arrow_schema::ArrowError| internal(format!("rows could not be picked: {error}"));
     let (mut gathered, mut count) = (Vec::new(), 0);
-    for index in 0..reader.row_groups().len() {
+    for index in reader.row_groups_that_may_match(filter) {
         for batch in reader.row_group(index, at_once)? {
             let batch = batch?;
             let some = arrow_select::filter::filter_record_batch(&batch, &filter.mask(&batch)?).map_err(trouble)?;

@@ -15,9 +15,13 @@ mod compatible;
 mod contrast;
 pub mod control;
 mod deep;
+pub mod export;
+pub mod files;
 mod into;
 mod likeness;
 mod load;
+pub mod open;
+mod proven;
 pub mod read;
 pub mod recover;
 pub mod restore;
@@ -170,6 +174,10 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
         "list" => control.guard(None, list(session, parse(operation, request)?)).await,
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
         "delete" => delete(session, parse(operation, request)?).await,
+        "export" => export::export(session, &parse(operation, request)?, control).await,
+        "checksum_file" => files::checksum(&parse(operation, request)?, control),
+        "compress_file" => files::compress_file(&parse(operation, request)?, control),
+        "decompress_file" => files::decompress_file(&parse(operation, request)?, control),
         "server_info" => {
             let client = control.guard(None, session.client()).await?;
             Ok(json!({"version": client.version(), "kind": client.kind().name(), "uri": client.label()}))

@@ -14,6 +14,7 @@ use crate::digest::SetDigest;
 mod pages;
 mod reader;
 mod source;
+mod statistics;
 mod writer;
 
 #[cfg(test)]

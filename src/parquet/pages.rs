@@ -3,6 +3,7 @@
 //! A page says how large it is unpacked, and the crate takes its word. What our writer makes stays far below the
 //! ceilings here; a larger number is damage, or a trap.
 
+use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::source::Source;
@@ -12,13 +13,21 @@ const PAGE_CEILING: u64 = 512 << 20;
 /// Enough for the three numbers that a page header begins with.
 const HEADER_START: u64 = 32;
 
-/// Checks all pages of a row group, found by the offset index that reading goes by.
+/// Checks the pages that will be read of a row group, found by the offset index that reading goes by.
 ///
 /// # Errors
 /// What is wrong, for a person.
-pub(super) fn check(source: &Source, metadata: &ParquetMetaData, row_group: usize) -> Result<(), String> {
+pub(super) fn check(
+    source: &Source,
+    metadata: &ParquetMetaData,
+    row_group: usize,
+    columns: &ProjectionMask,
+) -> Result<(), String> {
     let index = metadata.page_index().ok_or("the file has no offset index")?;
     for (leaf, column) in metadata.row_group(row_group).columns().iter().enumerate() {
+        if !columns.leaf_included(leaf) {
+            continue;
+        }
         let pages = index
             .page_locations(row_group, leaf)
             .ok_or_else(|| format!("column {} has no offset index", column.column_path()))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
@@ -13,9 +14,10 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::schema::types::{Type, TypePtr};
 
 use super::source::Source;
-use super::{FORMAT, FORMAT_KEY, ROW_GROUPS_KEY, pages};
+use super::{FORMAT, FORMAT_KEY, ROW_GROUPS_KEY, pages, statistics};
 use crate::digest::{RowDigester, SetDigest};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, internal};
+use crate::filter::Filter;
 use crate::schema::CollectionSchema;
 
 /// An open chunk file: its footer is read and agrees with the schema.
@@ -107,7 +109,44 @@ impl ChunkReader {
     /// All rows in order, in batches of up to `batch_rows` that never span row groups. Digests are not compared.
     #[must_use]
     pub fn batches(&self, batch_rows: usize) -> Batches {
-        self.batches_of(0..self.row_groups.len(), batch_rows)
+        self.batches_of((0..self.row_groups.len()).collect(), batch_rows)
+    }
+
+    /// Some columns of some row groups, in the order of the schema and of the numbers; else as [`ChunkReader::batches`].
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for a row group that is not there, [`Kind::Internal`] for such a column.
+    pub fn select(&self, columns: &[&str], row_groups: Vec<usize>, batch_rows: usize) -> Result<Batches> {
+        row_groups.iter().try_for_each(|index| self.check_row_group(*index))?;
+        let indices = columns.iter().map(|name| {
+            self.schema.index_of(name).map_err(|_| internal(format!("{} has no column '{name}'", self.file.name)))
+        });
+        let mut indices = indices.collect::<Result<Vec<_>>>()?;
+        indices.sort_unstable();
+        indices.dedup();
+        let schema = Arc::new(self.schema.project(&indices).map_err(|error| internal(error.to_string()))?);
+        let columns = ProjectionMask::roots(self.metadata.metadata().file_metadata().schema_descr(), indices);
+        Ok(Batches { schema, columns, ..self.batches_of(row_groups, batch_rows) })
+    }
+
+    /// Numbers of the row groups that may have rows which the filter matches, going by the statistics in the footer.
+    #[must_use]
+    pub fn row_groups_that_may_match(&self, filter: &Filter) -> Vec<usize> {
+        let metadata = self.metadata.metadata();
+        let may_match = |index: &usize| {
+            filter.may_match(&statistics::bounds(&self.schema, metadata.row_group(*index), filter.fields()))
+        };
+        (0..self.row_groups.len()).filter(may_match).collect()
+    }
+
+    fn check_row_group(&self, index: usize) -> Result<()> {
+        if index < self.row_groups.len() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::InvalidArgument,
+            format!("{} has {} row groups, none numbered {index}", self.file.name, self.row_groups.len()),
+        ))
     }
 
     /// The rows of one row group.
@@ -115,13 +154,8 @@ impl ChunkReader {
     /// # Errors
     /// [`Kind::InvalidArgument`] where there is no such row group.
     pub fn row_group(&self, index: usize, batch_rows: usize) -> Result<Batches> {
-        if index >= self.row_groups.len() {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("{} has {} row groups, none numbered {index}", self.file.name, self.row_groups.len()),
-            ));
-        }
-        Ok(self.batches_of(index..index + 1, batch_rows))
+        self.check_row_group(index)?;
+        Ok(self.batches_of(vec![index], batch_rows))
     }
 
     /// Decodes and digests a row group, and compares it with what the footer promises.
@@ -145,12 +179,13 @@ impl ChunkReader {
         )))
     }
 
-    fn batches_of(&self, row_groups: std::ops::Range<usize>, batch_rows: usize) -> Batches {
+    fn batches_of(&self, row_groups: Vec<usize>, batch_rows: usize) -> Batches {
         Batches {
             file: self.file.clone(),
             metadata: self.metadata.clone(),
             schema: Arc::clone(&self.schema),
-            row_groups,
+            columns: ProjectionMask::all(),
+            row_groups: row_groups.into_iter(),
             batch_rows: batch_rows.max(1),
             current: None,
         }
@@ -162,7 +197,8 @@ pub struct Batches {
     file: File,
     metadata: ArrowReaderMetadata,
     schema: SchemaRef,
-    row_groups: std::ops::Range<usize>,
+    columns: ProjectionMask,
+    row_groups: std::vec::IntoIter<usize>,
     batch_rows: usize,
     current: Option<RowGroup>,
 }
@@ -178,11 +214,12 @@ impl Batches {
     fn open_row_group(&self, index: usize) -> Result<RowGroup> {
         self.file.guard(|| {
             let metadata = self.metadata.metadata();
-            pages::check(&self.file.source, metadata, index)?;
+            pages::check(&self.file.source, metadata, index, &self.columns)?;
             let rows_left = usize::try_from(metadata.row_group(index).num_rows()).map_err(|error| error.to_string())?;
             let rows =
                 ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.source.clone(), self.metadata.clone())
                     .with_row_groups(vec![index])
+                    .with_projection(self.columns.clone())
                     .with_batch_size(self.batch_rows)
                     .build()
                     .map_err(|error| error.to_string())?;
@@ -231,7 +268,7 @@ impl Iterator for Batches {
         let next = self.advance();
         if next.is_err() {
             self.current = None;
-            self.row_groups = 0..0;
+            self.row_groups = Vec::new().into_iter();
         }
         next.transpose()
     }

@@ -1,7 +1,9 @@
-//! The Python face, `milvault._core`: two classes, JSON in and JSON out. Nothing else in the crate knows Python.
+//! The Python face, `milvault._core`: JSON in and JSON out, and rows in Arrow's C interface. Nothing else in the crate knows Python.
 
+mod arrow;
 mod job;
 mod logging;
+mod reader;
 mod runtime;
 mod session;
 
@@ -14,6 +16,8 @@ mod _core {
 
     #[pymodule_export]
     use super::job::Job;
+    #[pymodule_export]
+    use super::reader::{Batch, Batches, CoreError, Reader};
     #[pymodule_export]
     use super::session::Session;
 
