@@ -27,6 +27,7 @@ from .enums import (
     BackupStorageType,
     BackupType,
     ChecksumAlgorithm,
+    ConflictPolicy,
     RestoreProof,
     VerificationType,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "CollectionManager",
     "CollectionNotFoundError",
     "CompressionHandler",
+    "ConflictPolicy",
     "ConnectionManager",
     "CopyResult",
     "DamagedBackup",

@@ -26,7 +26,15 @@ from ._terminal import (
 from .cli import CORRUPT, DONE, FAILED, PARTLY_DONE, exit_code_of_kind
 from .config import BackupRecoveryConfig
 from .connection import DEFAULT_URI
-from .enums import BackupState, BackupType, ChecksumAlgorithm, RestoreProof, VerificationType
+from .enums import (
+    AutoIdPolicy,
+    BackupState,
+    BackupType,
+    ChecksumAlgorithm,
+    ConflictPolicy,
+    RestoreProof,
+    VerificationType,
+)
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 
@@ -260,14 +268,20 @@ def verify(
     everything: Annotated[
         bool, typer.Option("--all", help="Find all damage, instead of stopping at the first.")
     ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Restore it into a temporary collection too, and compare. Needs a server.")
+    ] = False,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Prove that a backup is whole: every file's checksum, or a sample of its rows."""
+    """Prove that a backup is whole: every file's checksum, a sample of its rows, or with --deep a trial restore."""
+    if quick and deep:
+        raise typer.BadParameter("either --quick or --deep", param_hint="--quick")
     settings = _settings(context, as_json)
-    manager = settings.manager(needs_server=False)
+    manager = settings.manager(needs_server=deep)
+    deep_or_checksum = VerificationType.DEEP if deep else VerificationType.CHECKSUM
     params = VerificationParams(
-        verification_type=VerificationType.QUICK if quick else VerificationType.CHECKSUM,
+        verification_type=VerificationType.QUICK if quick else deep_or_checksum,
         sample_size=sample,
         seed=seed,
         fail_fast=not everything,
@@ -290,16 +304,38 @@ def restore(
     backup: BackupArgument,
     collection: CollectionOption = None,
     target: Annotated[str | None, typer.Option("--target", help="The collection to make. Default: its own.")] = None,
+    target_database: Annotated[
+        str | None, typer.Option("--target-database", help="The database to make it in. Default: --db-name.")
+    ] = None,
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="FILTER", help="Only rows that match, such as 'price > 10'.")
+    ] = None,
     drop_existing: Annotated[
         bool, typer.Option("--drop-existing", help="Replace a collection of that name, once the new one is proven.")
     ] = False,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="Put the rows into a collection that is there, by their keys.")
+    ] = False,
+    on_conflict: Annotated[
+        ConflictPolicy,
+        typer.Option(case_sensitive=False, help="With --into-existing: what to do about keys that are there."),
+    ] = ConflictPolicy.FAIL,
     load: Annotated[bool, typer.Option("--load", help="Load it, ready for search.")] = False,
     no_indexes: Annotated[bool, typer.Option("--no-indexes", help="Don't build indexes.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Don't check the files first.")] = False,
     proof: Annotated[
         RestoreProof, typer.Option(case_sensitive=False, help="How the rows are proven at the end.")
     ] = RestoreProof.DIGEST,
+    auto_id: Annotated[
+        AutoIdPolicy, typer.Option(case_sensitive=False, help="What becomes of keys that the server had made.")
+    ] = AutoIdPolicy.PRESERVE,
+    skip_failed: Annotated[
+        bool, typer.Option("--skip-failed-partitions", help="Leave out partitions that cannot be restored.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, write nothing, and tell what would be done.")
+    ] = False,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -308,8 +344,15 @@ def restore(
     options: dict[str, Any] = {"verify_before_restore": False} if no_verify else {}
     params = RestoreParams(
         target_collection_name=target,
+        target_database=target_database,
         partition_names=partition or [],
+        where=where,
         drop_existing=drop_existing,
+        into_existing=into_existing,
+        on_conflict=on_conflict,
+        auto_id=auto_id,
+        skip_failed_partitions=skip_failed,
+        dry_run=dry_run,
         load_after_restore=load,
         restore_indexes=not no_indexes,
         verify_after=proof,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .enums import AutoIdPolicy, BackupStorageType, BackupType, VerificationType
+from .enums import BackupStorageType, BackupType, VerificationType
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -80,15 +80,8 @@ def restore_request(
     """The core's `restore` request.
 
     Raises:
-        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+        InvalidArgumentError: An argument cannot be right.
     """
-    if params.skip_failed_partitions:
-        raise InvalidArgumentError(
-            "skip_failed_partitions=True is not in this version: a restore is whole or leaves the target as it was; "
-            "use partition_names to leave partitions out"
-        )
-    if params.auto_id is not AutoIdPolicy.PRESERVE:
-        raise InvalidArgumentError(f"auto_id={params.auto_id} is not in this version; use AutoIdPolicy.PRESERVE")
     unset = _unset(
         params,
         verify_before_restore=config.auto_verify_before_restore and config.enable_checksum_verification,
@@ -97,13 +90,19 @@ def restore_request(
     return {
         **_named(backup, collection_name),
         "target_collection_name": params.target_collection_name,
+        "target_database": params.target_database,
         "partition_names": params.partition_names,
+        "where": params.where,
         **unset,
         "drop_existing": params.drop_existing,
+        "into_existing": params.into_existing,
+        "on_conflict": params.on_conflict.value,
         "load_after_restore": params.load_after_restore,
         "restore_indexes": params.restore_indexes,
+        "skip_failed_partitions": params.skip_failed_partitions,
         "verify_after": params.verify_after.value,
         "auto_id": params.auto_id.value,
+        "dry_run": params.dry_run,
         "batch_rows": params.batch_rows,
         "max_requests_in_flight": params.max_requests_in_flight,
         "timeout_seconds": checked_timeout(timeout, config.default_restore_timeout),
@@ -122,11 +121,6 @@ def verify_request(
     Raises:
         InvalidArgumentError: An argument cannot be right, or names what this version does not do.
     """
-    if params.verification_type is VerificationType.DEEP:
-        raise InvalidArgumentError(
-            f"verification_type={params.verification_type} is not in this version; use VerificationType.CHECKSUM, "
-            "which checks every file"
-        )
     return {
         **_named(backup, collection_name),
         "verification_type": params.verification_type.value,

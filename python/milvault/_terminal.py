@@ -138,8 +138,14 @@ def show_created(result: BackupResult) -> None:
 
 
 def show_restored(result: RestoreResult) -> None:
-    """How a restore went."""
-    if not result.success:
+    """How a restore went, or what a dry run would do."""
+    if result.plan is not None:
+        for name, value in result.plan.items():
+            print(f"{name.replace('_', ' ')}: {human_value(value)}")
+        print("nothing was written: this was a dry run")
+        _show_warnings(result.warnings)
+        return
+    if not result.success and not result.failed_partitions:
         print(f"milvault: the restore failed: {result.error_message}", file=sys.stderr)
         return
     proven = {True: ", proven", False: ", NOT proven", None: ""}[result.verification_passed]

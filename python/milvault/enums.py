@@ -69,6 +69,17 @@ class RestoreProof(_Word):
     NONE = "NONE"
 
 
+class ConflictPolicy(_Word):
+    """What a restore into an existing collection does about rows whose primary keys are there already.
+
+    `FAIL` writes nothing at all, `SKIP` keeps the rows that are there, `OVERWRITE` puts the backup's in their place.
+    """
+
+    FAIL = "FAIL"
+    SKIP = "SKIP"
+    OVERWRITE = "OVERWRITE"
+
+
 class AutoIdPolicy(_Word):
     """What becomes of keys that the server had made: kept (`PRESERVE`), or made anew (`REGENERATE`)."""
 

@@ -287,7 +287,7 @@ class BackupManager:
         progress: ProgressSink = None,
         timeout: float | None = None,
     ) -> VerificationResult:
-        """Proves that a backup is whole, or says what is not. Needs no server.
+        """Proves that a backup is whole, or says what is not. Needs no server, but for `DEEP`, a trial restore.
 
         Args:
             backup_id: Its id or its name.
@@ -302,11 +302,13 @@ class BackupManager:
         Raises:
             BackupNotFoundError: There is none.
             OperationTimeoutError: It did not finish in its time.
+            SchemaIncompatibleError: `DEEP`, and the server cannot hold what the backup has.
         """
         params = params if params is not None else VerificationParams()
         with reporting(progress, f"Verifying {backup_id}") as sink:
             request = verify_request(backup_id, collection_name, params, self.config, timeout)
-            outcome = await self._engine.run("verify", request, needs_server=False, sink=sink)
+            deep = params.verification_type is VerificationType.DEEP
+            outcome = await self._engine.run("verify", request, needs_server=deep, sink=sink)
         return VerificationResult.model_validate(outcome.unwrap())
 
     async def open_backup(
@@ -361,7 +363,9 @@ class BackupManager:
         progress: ProgressSink = None,
         timeout: float | None = None,
     ) -> RestoreResult:
-        """Makes a collection of a backup. A collection that is there stays until the new one is proven.
+        """Makes a collection of a backup, or puts its rows into one.
+
+        A collection that is to be replaced stays until the new one is proven.
 
         Args:
             backup_id: The backup's id or name.
@@ -371,24 +375,26 @@ class BackupManager:
             timeout: Seconds it may take. Unset: the config's `default_restore_timeout`.
 
         Returns:
-            The restore, or `success=False` and what went wrong while it ran; then nothing has changed.
+            The restore, or `success=False` and what went wrong while it ran; then nothing has changed, unless rows were
+            to go into an existing collection. Where partitions were left out, `success=False` and `failed_partitions`.
 
         Raises:
             BackupNotFoundError: There is no such backup.
             BackupCorruptedError: It is damaged.
-            RestoreValidationError: There is a collection of the target's name, and `drop_existing` is off.
+            RestoreValidationError: There is a collection of the target's name and neither `drop_existing` nor
+                `into_existing` is on, keys are there already and `on_conflict` is `FAIL`, or there is no such database.
             PartitionNotFoundError: The backup has no such partition.
-            SchemaIncompatibleError: The server cannot hold what the backup has.
+            SchemaIncompatibleError: The server, or the existing collection, cannot hold what the backup has.
             InvalidArgumentError: An argument cannot be right.
         """
         began = time.perf_counter()
         params = params if params is not None else RestoreParams()
         with reporting(progress, f"Restoring {backup_id}") as sink:
             request = restore_request(backup_id, collection_name, params, self.config, timeout)
-            outcome = await self._engine.run("restore", request, may_create=True, sink=sink)
+            outcome = await self._engine.run("restore", request, may_create=not params.dry_run, sink=sink)
         milliseconds = (time.perf_counter() - began) * 1000
         if outcome.error is None:
-            return RestoreResult.model_validate({**outcome.value, "success": True, "execution_time_ms": milliseconds})
+            return _finished_restore(outcome.value, milliseconds)
         if not outcome.is_result:
             raise outcome.error
         return RestoreResult(
@@ -632,6 +638,17 @@ def _is_due(backup: BackupMetadata, now: datetime.datetime, longest: datetime.ti
         return True
     # Another machine's clock may be a little ahead; one that is further off proves nothing.
     return age > longest or age < -datetime.timedelta(days=1)
+
+
+def _finished_restore(value: dict[str, Any], milliseconds: float) -> RestoreResult:
+    left_out = value.get("failed_partitions") or []
+    message = None
+    if left_out:
+        message = f"not all of the backup was restored: {', '.join(left_out)} left out, see warnings"
+    success = not left_out
+    return RestoreResult.model_validate(
+        {**value, "success": success, "error_message": message, "execution_time_ms": milliseconds}
+    )
 
 
 def _check_zone(argument: str, value: datetime.datetime | None) -> None:

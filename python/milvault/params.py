@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from ._model import Level, Model, Percent, PositiveCount, PositiveRate
-from .enums import AutoIdPolicy, BackupStorageType, BackupType, RestoreProof, VerificationType
+from .enums import AutoIdPolicy, BackupStorageType, BackupType, ConflictPolicy, RestoreProof, VerificationType
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,31 +72,57 @@ class RestoreParams(Model):
 
     Attributes:
         target_collection_name: The collection to make. Unset: the backup's own.
+        target_database: The database to make it in, which must exist. Unset: the connection's.
         partition_names: Only these partitions; all when empty.
+        where: Only rows that match this expression on scalar and JSON fields, in Milvus's style.
         verify_before_restore: Whether every file's checksum is checked first. Unset: the config's.
         drop_existing: Whether a collection of the target's name may be replaced. It stays until the new one is proven.
+        into_existing: Whether the rows go into the collection that stands at the target, by their primary keys. There
+            is no staging then: what was put in before a failure stays.
+        on_conflict: What is done about rows whose keys are there already, with `into_existing`.
         load_after_restore: Whether the collection is loaded, ready for search, at the end.
         restore_indexes: Whether indexes are built again.
-        skip_failed_partitions: `True` is refused in this version: a restore is whole or leaves the target as it was.
+        skip_failed_partitions: Whether a partition that cannot be read, inserted or proven is left out, and named in
+            `failed_partitions`; otherwise it fails the restore. A collection is never replaced by less than the whole.
         verify_after: How restored rows are proven before they take the collection's place.
         auto_id: What becomes of primary keys that the server had made.
+        dry_run: Whether only to check, and to tell in the result's `plan` what would be done.
         batch_rows: Rows in one insert request. Unset: chosen by the rows' size.
         max_requests_in_flight: Insert requests on the way at the same time.
         bandwidth_limit_mib: MiB per second that it may read from the repository. Unset: the config's.
     """
 
     target_collection_name: Name | None = None
+    target_database: Name | None = None
     partition_names: list[Name] = Field(default_factory=list)
+    where: Name | None = None
     verify_before_restore: bool = True
     drop_existing: bool = False
+    into_existing: bool = False
+    on_conflict: ConflictPolicy = ConflictPolicy.FAIL
     load_after_restore: bool = False
     restore_indexes: bool = True
     skip_failed_partitions: bool = False
     verify_after: RestoreProof = RestoreProof.DIGEST
     auto_id: AutoIdPolicy = AutoIdPolicy.PRESERVE
+    dry_run: bool = False
     batch_rows: PositiveCount | None = None
     max_requests_in_flight: PositiveCount = 2
     bandwidth_limit_mib: PositiveRate | None = None
+
+    @model_validator(mode="after")
+    def _into_existing_fits_the_rest(self) -> Self:
+        if not self.into_existing:
+            if self.on_conflict is not ConflictPolicy.FAIL:
+                raise ValueError("on_conflict: it concerns rows that go into a collection, with into_existing=True")
+            return self
+        if self.drop_existing:
+            raise ValueError("into_existing: either it or drop_existing; rows cannot go into what is replaced")
+        if self.auto_id is AutoIdPolicy.REGENERATE:
+            raise ValueError("into_existing: rows go in by their primary keys, which auto_id=REGENERATE does not keep")
+        if self.skip_failed_partitions:
+            raise ValueError("into_existing: it has no staging to begin anew, which skip_failed_partitions needs")
+        return self
 
 
 class VerificationParams(Model):
@@ -104,17 +130,20 @@ class VerificationParams(Model):
 
     Attributes:
         verification_type: `CHECKSUM` reads every file. `QUICK` looks at every file's length and footer, and decodes a
-            sample of the rows.
+            sample of the rows. `DEEP` does what `CHECKSUM` does, and then a trial restore.
         sample_size: Percent of the row groups that `QUICK` decodes, above 0, at most 100; at least one.
         seed: Chooses which ones: the same seed, the same row groups. Unset: another sample each time, its seed in
             `details`.
         fail_fast: Whether to stop at the first damage; otherwise all of it is found.
-        verify_checksums: Whether files' checksums are compared: all of them (`CHECKSUM`), or those of all files but the
-            data (`QUICK`). Unset: the config's `enable_checksum_verification`.
-        verify_schema: Whether the schema has to be the manifest's, and index definitions have to be readable.
-        verify_data_integrity: Whether digests of rows are compared: the chunk table's with the manifest's, and for
-            `QUICK` the files' footers with the chunk table and the sampled rows with their footers.
-        deep_verify_row_count: Whether numbers of rows are compared in the same places.
+        verify_checksums: Whether files' checksums are compared: all of them (`CHECKSUM`, `DEEP`), or those of all files
+            but the data (`QUICK`). Unset: the config's `enable_checksum_verification`.
+        verify_schema: Whether the schema has to be the manifest's, and index definitions have to be readable; for
+            `DEEP` also, whether the restored schema has to be the backup's.
+        verify_data_integrity: Whether digests of rows are compared: the chunk table's with the manifest's, for
+            `QUICK` the files' footers with the chunk table and the sampled rows with their footers, for `DEEP` those of
+            every row read back (otherwise rows are counted).
+        deep_verify_row_count: Whether numbers of rows are compared in the same places, and for `DEEP` with what the
+            server counts.
     """
 
     verification_type: VerificationType = VerificationType.CHECKSUM

@@ -287,10 +287,11 @@ class RestoreResult(_Outcome):
     """How a restore went.
 
     Attributes:
-        success: Whether the target is there, whole and proven.
+        success: Whether the target is there, whole and proven; of a dry run, whether the restore could begin.
         backup_id: The backup it came from.
         source_collection_name: The collection that the backup was made of.
         target_collection_name: The collection that was to be made.
+        target_database: The database that it is in.
         rows_restored: Rows in the target.
         partitions_restored: Partitions in the target.
         failed_partitions: Partitions that were left out, where `skip_failed_partitions` allowed it.
@@ -299,6 +300,10 @@ class RestoreResult(_Outcome):
         verification_details: How they were proven.
         error_message: What went wrong while it ran; the collection that was there is untouched then.
         warnings: What to know about it.
+        dry_run: Whether nothing was done but to check.
+        plan: Of a dry run, what the restore would do: `action` (`CREATE`, `REPLACE`, `INSERT`), `rows`, `bytes`,
+            `partitions` with their rows, `indexes`, `aliases`, `load`, `proof`, and `conflicts`, the keys that an
+            existing collection has already.
         timings: Seconds by phase.
         error: The typed error behind `error_message`.
     """
@@ -314,11 +319,13 @@ class RestoreResult(_Outcome):
         "verification_passed",
         "error_message",
         "warnings",
+        "plan",
     )
 
     backup_id: str
     source_collection_name: str | None = None
     target_collection_name: str | None = None
+    target_database: str | None = None
     rows_restored: int = 0
     partitions_restored: list[str] = Field(default_factory=list)
     failed_partitions: list[str] = Field(default_factory=list)
@@ -326,6 +333,8 @@ class RestoreResult(_Outcome):
     verification_passed: bool | None = None
     verification_details: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
+    dry_run: bool = False
+    plan: dict[str, Any] | None = None
     timings: dict[str, float] = Field(default_factory=dict)
 
     @property

@@ -84,6 +84,18 @@ pub(super) fn adapt(
     warnings: &mut Vec<String>,
 ) {
     let target = Target::of(client);
+    if target != Target::Lite && is_lite(made_by) {
+        lost::fill_limits(collection, warnings);
+    }
+    indexes::adapt(target, collection, indexes, warnings);
+    if target != Target::Lite && is_lite(made_by) {
+        indexes::fill_parameters(collection, indexes, warnings);
+    }
+    warnings.extend(lost::on(target, collection, indexes));
+}
+
+/// Makes keys that the server had made into plain ones, so that they stay what they are, and says so.
+pub(super) fn keep_keys(client: &Client, collection: &mut Collection, warnings: &mut Vec<String>) {
     for field in collection.schema.fields.iter_mut().filter(|field| field.primary_key && field.auto_id) {
         field.auto_id = false;
         warnings.push(match client.kind() {
@@ -94,14 +106,6 @@ pub(super) fn adapt(
             ServerKind::Server => format!("'{}' was filled by the server (auto_id) and is a plain key now: Milvus keeps given keys only in such fields", field.name),
         });
     }
-    if target != Target::Lite && is_lite(made_by) {
-        lost::fill_limits(collection, warnings);
-    }
-    indexes::adapt(target, collection, indexes, warnings);
-    if target != Target::Lite && is_lite(made_by) {
-        indexes::fill_parameters(collection, indexes, warnings);
-    }
-    warnings.extend(lost::on(target, collection, indexes));
 }
 
 fn reasons(target: Target, collection: &Collection, name: &str, made_by: &str) -> Vec<String> {

@@ -158,6 +158,12 @@ impl Control {
         }
     }
 
+    /// Says that what was done is to be done again.
+    pub fn start_over(&self) {
+        self.rows.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
     /// How much is done, in percent; 0 while the whole is unknown.
     #[must_use]
     pub fn percentage(&self) -> f64 {

@@ -1,17 +1,18 @@
-//! The rows of a backup on their way into a collection: which chunks, in which batches, and what they must amount to.
+//! The rows of a backup on their way out of it: which chunks, in which batches, and what they must amount to.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::control::Control;
-use super::read::{ALL_PARTITIONS, blocking, insert_partition};
+use super::read::{ALL_PARTITIONS, blocking};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::Inserter;
+use crate::filter::Filter;
 use crate::parquet::{ChunkReader, Source};
 use crate::repository::Backup;
 use crate::repository::tables::ChunkEntry;
@@ -29,6 +30,7 @@ pub struct Rows {
     chunks: Vec<ChunkEntry>,
     expected: BTreeMap<String, SetDigest>,
     schema: CollectionSchema,
+    filter: Option<Arc<Filter>>,
 }
 
 impl Rows {
@@ -62,9 +64,39 @@ impl Rows {
         let table = backup.chunks().await?;
         let chunks: Vec<ChunkEntry> =
             table.chunks.into_iter().filter(|chunk| expected.contains_key(&chunk.partition)).collect();
-        let rows = Self { chunks, expected, schema: collection.schema.clone() };
+        let rows = Self { chunks, expected, schema: collection.schema.clone(), filter: None };
         rows.agree(backup)?;
         Ok(rows)
+    }
+
+    /// Only rows that match a filter, of those chosen.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] where it is no filter on the backup's fields.
+    pub fn filtered(mut self, text: &str) -> Result<Self> {
+        self.filter = Some(Arc::new(Filter::parse(text, &self.schema).map_err(|error| error.context("where"))?));
+        Ok(self)
+    }
+
+    /// Whether there is a filter: what the backup promises then says nothing of the rows that match.
+    #[must_use]
+    pub fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    /// How many rows of a partition there are; where there is a filter, they are read and counted.
+    pub async fn count(&self, backup: &Backup, partition: &str) -> Result<u64> {
+        if !self.has_filter() {
+            return Ok(self.promised(partition).rows);
+        }
+        let mut count = 0;
+        for chunk in self.chunks(partition) {
+            let mut rows = self.open(backup, chunk, None).await?;
+            while let Some(batch) = rows.next().await? {
+                count += batch.num_rows() as u64;
+            }
+        }
+        Ok(count)
     }
 
     /// Whether the chunk table's digests add up to the manifest's.
@@ -105,73 +137,119 @@ impl Rows {
         self.expected.keys().cloned().collect()
     }
 
-    /// Holds a partition that was read back against the backup. A partition that the backup does not know has to be
-    /// empty; where a partition key spreads rows, only the whole can be compared.
-    pub fn check(&self, partition: &str, found: SetDigest) -> Result<()> {
-        let expected = self.expected.get(partition).copied().unwrap_or_default();
-        if partition == ALL_PARTITIONS || expected == found {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Restore,
-            format!(
-                "partition {partition} was restored as {} rows with digest {found}, and the backup promises {} rows with digest {expected}. The target was not touched; please report this",
-                found.rows, expected.rows
-            ),
-        ))
+    /// What the backup promises of a partition; nothing of one that it does not know.
+    #[must_use]
+    pub fn promised(&self, partition: &str) -> SetDigest {
+        self.expected.get(partition).copied().unwrap_or_default()
     }
 
-    /// Sends every row to the inserter. A chunk is read, decoded and cut into batches while the last ones are sent.
-    pub async fn insert(
-        &self,
-        backup: &Backup,
-        batch_rows: Option<usize>,
-        inserter: &mut Inserter,
-        control: &Control,
-    ) -> Result<()> {
-        for chunk in &self.chunks {
-            let source = open(backup, chunk).await?;
-            let (sender, mut batches) = mpsc::channel::<Result<RecordBatch>>(2);
-            let (schema, file, rows) =
-                (self.schema.clone(), chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
-            let reading = tokio::task::spawn_blocking(move || decode(source, &schema, &file, rows, &sender));
-            while let Some(batch) = batches.recv().await {
-                let batch = batch?;
-                let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
-                // A share of the file, as the reader takes it in pieces of its own choosing.
-                control.pass(chunk.file_bytes.saturating_mul(count) / chunk.rows.max(1)).await;
-                inserter.push(insert_partition(&chunk.partition), batch).await?;
-                control.advance(count, bytes);
+    /// Does without a partition from here on.
+    pub fn leave_out(&mut self, partition: &str) {
+        self.expected.remove(partition);
+        self.chunks.retain(|chunk| chunk.partition != partition);
+    }
+
+    /// A partition's chunks, by ascending keys. Each holds a range of keys of its own.
+    #[must_use]
+    pub fn chunks(&self, partition: &str) -> Vec<&ChunkEntry> {
+        let mut chunks: Vec<&ChunkEntry> = self.chunks.iter().filter(|chunk| chunk.partition == partition).collect();
+        chunks.sort_by(|one, other| match (one.lowest.as_i64(), other.lowest.as_i64()) {
+            (Some(one), Some(other)) => one.cmp(&other),
+            _ => one.lowest.as_str().cmp(&other.lowest.as_str()), // as UTF-8 bytes
+        });
+        chunks
+    }
+
+    /// The partitions with a chunk whose file is one of `files`.
+    #[must_use]
+    pub fn partitions_with(&self, files: &[String]) -> Vec<String> {
+        let damaged = self.chunks.iter().filter(|chunk| files.iter().any(|file| file == chunk.file.as_str()));
+        let names: std::collections::BTreeSet<String> = damaged.map(|chunk| chunk.partition.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Reads a chunk.
+    pub async fn open(&self, backup: &Backup, chunk: &ChunkEntry, batch_rows: Option<usize>) -> Result<ChunkRows> {
+        let source = open(backup, chunk).await?;
+        let (sender, batches) = mpsc::channel::<Result<RecordBatch>>(2);
+        let (schema, filter) = (self.schema.clone(), self.filter.clone());
+        let (file, rows) = (chunk.file.to_string(), batch_rows.unwrap_or_else(|| batch_size(chunk)));
+        let reading = tokio::task::spawn_blocking(move || {
+            // Where nobody wants more, the restore was canceled or failed.
+            let mut send = |batch| sender.blocking_send(Ok(batch)).is_ok();
+            let outcome = ChunkReader::open(source, &schema, &file).and_then(|reader| match filter {
+                None => all_rows(&reader, rows, &mut send),
+                Some(filter) => matching_rows(&reader, &filter, rows, &mut send),
+            });
+            if let Err(error) = outcome {
+                let _ = sender.blocking_send(Err(error));
             }
+        });
+        Ok(ChunkRows { batches, reading: Some(reading) })
+    }
+}
+
+/// The rows of a chunk in batches. The next ones are read and decoded while the caller works on one.
+pub struct ChunkRows {
+    batches: mpsc::Receiver<Result<RecordBatch>>,
+    reading: Option<JoinHandle<()>>,
+}
+
+impl ChunkRows {
+    /// The next batch, or `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(batch) = self.batches.recv().await {
+            return batch.map(Some);
+        }
+        if let Some(reading) = self.reading.take() {
             reading.await.map_err(|error| internal(format!("the reader of a chunk ended early: {error}")))?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 
-fn decode(
-    source: Source,
-    schema: &CollectionSchema,
-    file: &str,
-    rows: usize,
-    sender: &mpsc::Sender<Result<RecordBatch>>,
-) {
-    let reader = match ChunkReader::open(source, schema, file) {
-        Ok(reader) => reader,
-        Err(error) => {
-            let _ = sender.blocking_send(Err(error));
-            return;
-        }
-    };
-    for batch in reader.batches(rows) {
-        if sender.blocking_send(batch).is_err() {
-            return; // nobody wants more: the restore was canceled or failed
+fn all_rows(reader: &ChunkReader, at_once: usize, send: &mut impl FnMut(RecordBatch) -> bool) -> Result<()> {
+    for batch in reader.batches(at_once) {
+        if !send(batch?) {
+            return Ok(());
         }
     }
+    Ok(())
 }
 
-/// Rows of one insert, such that the row groups that the writer makes are cut into equal parts.
-fn batch_size(chunk: &ChunkEntry) -> usize {
+/// The rows that a filter matches, gathered into batches of `at_once` or a little more. Row groups that cannot hold any,
+/// going by their statistics, are not read.
+fn matching_rows(
+    reader: &ChunkReader,
+    filter: &Filter,
+    at_once: usize,
+    send: &mut impl FnMut(RecordBatch) -> bool,
+) -> Result<()> {
+    let trouble = |error: arrow_schema::ArrowError| internal(format!("rows could not be picked: {error}"));
+    let (mut gathered, mut count) = (Vec::new(), 0);
+    for index in reader.row_groups_that_may_match(filter) {
+        for batch in reader.row_group(index, at_once)? {
+            let batch = batch?;
+            let some = arrow_select::filter::filter_record_batch(&batch, &filter.mask(&batch)?).map_err(trouble)?;
+            count += some.num_rows();
+            gathered.push(some);
+            if count >= at_once {
+                let whole = arrow_select::concat::concat_batches(&batch.schema(), &gathered).map_err(trouble)?;
+                (gathered, count) = (Vec::new(), 0);
+                if !send(whole) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    if let Some(schema) = gathered.first().map(RecordBatch::schema).filter(|_| count > 0) {
+        send(arrow_select::concat::concat_batches(&schema, &gathered).map_err(trouble)?);
+    }
+    Ok(())
+}
+
+/// Rows of one insert, of about five MiB, such that the row groups that the writer makes are cut into equal parts.
+pub(super) fn batch_size(chunk: &ChunkEntry) -> usize {
     let row_bytes = (chunk.bytes / chunk.rows.max(1)).max(1);
     let group = (crate::parquet::ROW_GROUP_BYTES / row_bytes).max(1);
     let largest = (BATCH_BYTES / row_bytes).clamp(1, MAX_BATCH_ROWS);

@@ -84,9 +84,10 @@ impl Look<'_> {
         outcome: &mut Verification,
     ) -> Result<BTreeMap<String, Value>> {
         let mut row_groups = Vec::new();
-        let mut footers =
-            futures::stream::iter(chunks.iter().enumerate().map(|(index, chunk)| async move { (index, self.footer(chunk).await) }))
-                .buffered(AT_ONCE);
+        let mut footers = futures::stream::iter(
+            chunks.iter().enumerate().map(|(index, chunk)| async move { (index, self.footer(chunk).await) }),
+        )
+        .buffered(AT_ONCE);
         while let Some((index, found)) = footers.next().await {
             match finding(found, &chunks[index])? {
                 Ok(groups) => row_groups.extend((0..groups.len()).map(|group| (index, group))),
@@ -143,7 +144,10 @@ impl Look<'_> {
         })
         .await?;
         if self.checks.rows && promised.rows != chunk.rows {
-            return Err(damaged(chunk, &format!("holds {} rows where the chunk table has {}", promised.rows, chunk.rows)));
+            return Err(damaged(
+                chunk,
+                &format!("holds {} rows where the chunk table has {}", promised.rows, chunk.rows),
+            ));
         }
         if promised != SetDigest::from_hex(chunk.rows, &chunk.digest)? {
             return Err(damaged(chunk, "has another digest in its footer than in the chunk table"));

@@ -144,6 +144,12 @@ impl<'a> Reader<'a> {
             .await
     }
 
+    /// What to scan for all rows of a partition, at the reader's own timestamp.
+    #[must_use]
+    pub fn scan(&self, partition: &str) -> ScanRequest {
+        self.request(partition, self.timestamp)
+    }
+
     fn request(&self, partition: &str, timestamp: u64) -> ScanRequest {
         // Lite counts a named partition forty times slower than a whole collection.
         let alone = self.client.kind() == ServerKind::Lite && self.collection.partitions == [partition];
@@ -152,6 +158,7 @@ impl<'a> Reader<'a> {
             schema: Arc::new(self.collection.schema.clone()),
             partition: (partition != ALL_PARTITIONS && !alone).then(|| partition.to_owned()),
             range: KeyRange::default(),
+            among: None,
             timestamp,
         }
     }
@@ -357,10 +364,22 @@ pub async fn digest(
     side_by_side: usize,
     control: &Control,
 ) -> Result<Reading> {
+    digest_by(client, collection, partitions, side_by_side, RowDigester::new(&collection.schema)?, control).await
+}
+
+/// As [`digest`], with the rows' digests taken by `digester`.
+pub async fn digest_by(
+    client: &Client,
+    collection: &Collection,
+    partitions: &[String],
+    side_by_side: usize,
+    digester: RowDigester,
+    control: &Control,
+) -> Result<Reading> {
     let reader = Reader::new(client, collection, side_by_side).await?;
     let names = reader.partitions(partitions);
     let counts = reader.counts(&names).await?;
-    let digester = Arc::new(RowDigester::new(&collection.schema)?);
+    let digester = Arc::new(digester);
     let sink = |_: &str| Ok(DigestSink::new(Arc::clone(&digester)));
     reader.read(&counts, DuplicatePolicy::Collapse, &sink, &async |_: &str| Ok(()), control).await
 }

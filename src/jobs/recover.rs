@@ -39,22 +39,27 @@ pub fn decide(phase: Phase, target: bool, staging: bool, aside: bool) -> Recover
     }
 }
 
-/// Looks for restores of this server that died, and ends each. Run before a job that works on the server. What cannot be
-/// ended is left to a later run, and is an error only where it concerns `target`.
-pub(super) async fn interrupted_restores(session: &Session, client: &Client, target: Option<&str>) -> Result<()> {
+/// Looks for restores and trial restores of this server that died, in whatever database, and ends each. Run before a job
+/// that works on the server. What cannot be ended is left to a later run, and is an error only where it concerns
+/// `target`, a database and a collection.
+pub(super) async fn interrupted_restores(
+    session: &Session,
+    client: &Client,
+    target: Option<(&str, &str)>,
+) -> Result<()> {
     let Some(repository) = session.repository_if_any() else { return Ok(()) };
     for journal in repository.stale_journals(client.label()).await? {
-        if journal.entry().database != client.database() {
-            continue; // dropped, it stays for a run on that database
-        }
         tracing::warn!(
             target_collection = journal.entry().target,
             backup_id = %journal.entry().backup_id,
             "a restore was interrupted: cleaning up after it"
         );
-        match end(client, journal.entry()).await {
+        let ended = async { end(&client.in_database(&journal.entry().database).await?, journal.entry()).await };
+        match ended.await {
             Ok(_) => journal.finish().await?,
-            Err(error) if target == Some(&journal.entry().target) => {
+            // The database is gone, and what the restore left there with it.
+            Err(error) if error.details().contains_key("available_databases") => journal.finish().await?,
+            Err(error) if target == Some((&journal.entry().database, &journal.entry().target)) => {
                 return Err(error.context("cleaning up after an interrupted restore"));
             }
             Err(error) => tracing::warn!(%error, "an interrupted restore could not be cleaned up after"),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::agree::{self, Contradiction};
 use super::control::{Control, Phase, deadline};
 use super::quick::{self, Sample};
-use super::Session;
+use super::{Session, deep};
 use crate::error::{Error, Kind, Result, internal};
 use crate::repository::{Backup, FailedFile, FileReport, Hashed, Reason};
 
@@ -77,7 +77,7 @@ impl Checks {
 pub struct Verification {
     /// Whether the backup is what its manifest promises.
     pub success: bool,
-    /// CHECKSUM or QUICK.
+    /// CHECKSUM, QUICK or DEEP.
     pub verification_type: String,
     /// Whether all checksums were right; `None` where they were not all looked at.
     pub checksum_valid: Option<bool>,
@@ -109,11 +109,11 @@ pub struct Verification {
 /// repository cannot be read.
 pub async fn verify(session: &Session, request: VerifyRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
-    if !matches!(request.verification_type.as_str(), "CHECKSUM" | "QUICK") {
+    if !matches!(request.verification_type.as_str(), "CHECKSUM" | "QUICK" | "DEEP") {
         return Err(Error::new(
             Kind::InvalidArgument,
             format!(
-                "verification type {} is not in this version; use CHECKSUM, which reads every file, or QUICK, which reads a sample",
+                "verification type {} is not in this version; use CHECKSUM, which reads every file, QUICK, which reads a sample, or DEEP, a trial restore",
                 request.verification_type
             ),
         ));
@@ -131,6 +131,9 @@ pub async fn verify(session: &Session, request: VerifyRequest, control: &Control
     control.limit_bandwidth(request.bandwidth_limit_mib)?;
     control.expect(0, backup.manifest().compressed_size_bytes);
     control.enter(Phase::Verifying);
+    if request.verification_type == "DEEP" {
+        return to_value(&Box::pin(deep::verify(session, &backup, &request, control, limit)).await?);
+    }
     // Nobody deletes it meanwhile, which would look like damage.
     let reading = control.guard(limit, session.repository()?.mark_reading(&backup)).await?;
     let outcome = control.guard(limit, Box::pin(look(&backup, &request, control))).await;
@@ -201,12 +204,7 @@ async fn check_files(backup: &Backup, checks: Checks, fail_fast: bool, control: 
 
 /// Notes the outcome beside the backup, where it can be written. One that left out what its type stands for is no proof,
 /// and is noted only where it found damage.
-async fn remember(
-    backup: &Backup,
-    mut outcome: Verification,
-    is_proof: bool,
-    otherwise: &str,
-) -> Result<Verification> {
+async fn remember(backup: &Backup, mut outcome: Verification, is_proof: bool, otherwise: &str) -> Result<Verification> {
     if !outcome.success {
         // What is missing because the backup is being deleted is no damage.
         backup.refuse_unless_there().await?;

@@ -145,7 +145,8 @@ impl Client {
         Ok(())
     }
 
-    async fn create_partition(&self, collection: &str, partition: &str) -> Result<()> {
+    /// Creates a partition.
+    pub async fn create_partition(&self, collection: &str, partition: &str) -> Result<()> {
         let request = proto::PartitionRequest {
             db_name: self.db(),
             collection_name: collection.to_owned(),

@@ -142,6 +142,7 @@ pub struct Client {
 }
 
 struct Inner {
+    channel: Channel,
     service: MilvusServiceClient<Service>,
     config: ServerConfig,
     retry: Retry,
@@ -172,10 +173,7 @@ impl Client {
                 let failure = unreachable_server(&config, &crate::error::chain(&error));
                 if may_start_yet(&error) { failure.temporary() } else { failure }
             })?;
-        let credentials = Credentials::new(&config)?;
-        let service = MilvusServiceClient::with_interceptor(channel, credentials)
-            .max_decoding_message_size(MAX_ANSWER_BYTES)
-            .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let service = service(channel.clone(), &config)?;
         let mut first = service.clone();
         let hello = proto::ConnectRequest { client_info: Some(client_info(&config)) };
         let answer = deadline(&config, doing, first.connect(hello)).await?;
@@ -186,12 +184,46 @@ impl Client {
         let kind =
             if embedded || version.version.starts_with("milvus_lite") { ServerKind::Lite } else { ServerKind::Server };
         let inner = Inner {
+            channel,
             service,
             config,
             retry,
             version: version.version,
             kind,
             allocates_timestamps: AtomicBool::new(true),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same connection, working in another database.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] with `available_databases` where there is none of that name.
+    pub async fn in_database(&self, name: &str) -> Result<Self> {
+        if name == self.database() {
+            return Ok(self.clone());
+        }
+        let known = self.databases().await?;
+        if !known.iter().any(|database| database == name) {
+            return Err(Error::new(
+                Kind::InvalidArgument,
+                format!(
+                    "{} has no database '{name}', and none was created; it has: {}",
+                    self.label(),
+                    known.join(", ")
+                ),
+            )
+            .with("available_databases", known));
+        }
+        let config = ServerConfig { db_name: name.to_owned(), ..self.inner.config.clone() };
+        let inner = Inner {
+            channel: self.inner.channel.clone(),
+            service: service(self.inner.channel.clone(), &config)?,
+            config,
+            retry: self.inner.retry,
+            version: self.inner.version.clone(),
+            kind: self.inner.kind,
+            allocates_timestamps: AtomicBool::new(self.inner.allocates_timestamps.load(Ordering::Relaxed)),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -324,6 +356,12 @@ has_status!(
     ShowCollectionsResponse,
     ShowPartitionsResponse,
 );
+
+fn service(channel: Channel, config: &ServerConfig) -> Result<MilvusServiceClient<Service>> {
+    Ok(MilvusServiceClient::with_interceptor(channel, Credentials::new(config)?)
+        .max_decoding_message_size(MAX_ANSWER_BYTES)
+        .max_encoding_message_size(MAX_ANSWER_BYTES))
+}
 
 async fn deadline<T>(
     config: &ServerConfig,

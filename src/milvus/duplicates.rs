@@ -40,7 +40,11 @@ pub async fn duplicates(client: &Client, request: &ScanRequest, limit: usize) ->
     Ok(found)
 }
 
-pub(super) fn keys(column: &arrow_array::ArrayRef) -> Result<Vec<Key>> {
+/// A key column's keys.
+///
+/// # Errors
+/// [`crate::error::Kind::Internal`] where they are neither int64 nor varchar.
+pub fn keys(column: &arrow_array::ArrayRef) -> Result<Vec<Key>> {
     if let Some(array) = column.as_primitive_opt::<Int64Type>() {
         return Ok(array.values().iter().map(|key| Key::Int(*key)).collect());
     }

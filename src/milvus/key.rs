@@ -1,6 +1,6 @@
 //! Primary keys and ranges of them, and how they are written in Milvus's filter language.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde_json::Value;
 
@@ -25,13 +25,26 @@ impl Key {
 }
 
 impl fmt::Display for Key {
-    /// The key as a literal of Milvus's filter language. A JSON string literal with non-ASCII characters left as they
-    /// are is what both servers read right for quotes, backslashes, newlines, NUL and emoji (2.3.5 refuses `\ud83d`
-    /// pairs, and Lite has no expression templates).
+    /// The key as a literal of Milvus's filter language. Quotes, backslashes, newlines, returns and tabs are escaped and
+    /// all else stands as it is, NUL and emoji too: both servers read that right. Lite knows no other escapes (nor
+    /// expression templates), and 2.3.5 refuses `\ud83d` pairs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Int(number) => write!(f, "{number}"),
-            Self::Text(text) => write!(f, "{}", Value::from(text.as_str())),
+            Self::Text(text) => {
+                f.write_char('"')?;
+                for character in text.chars() {
+                    match character {
+                        '"' => f.write_str("\\\"")?,
+                        '\\' => f.write_str("\\\\")?,
+                        '\n' => f.write_str("\\n")?,
+                        '\r' => f.write_str("\\r")?,
+                        '\t' => f.write_str("\\t")?,
+                        other => f.write_char(other)?,
+                    }
+                }
+                f.write_char('"')
+            }
         }
     }
 }
@@ -75,8 +88,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_a_json_literal_with_emoji_as_they_are() {
-        assert_eq!(Key::Text("a\"b\\c\n\u{0}🐍".into()).to_string(), "\"a\\\"b\\\\c\\n\\u0000🐍\"");
+    fn text_is_a_literal_with_emoji_and_control_characters_as_they_are() {
+        assert_eq!(Key::Text("a\"b\\c\n\u{0}🐍".into()).to_string(), "\"a\\\"b\\\\c\\n\u{0}🐍\"");
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod wire_tests;
 mod write;
 
 pub use client::{Client, Retry, ServerConfig, ServerKind};
-pub use duplicates::{Duplicates, duplicates};
+pub use duplicates::{Duplicates, duplicates, keys};
 pub use key::{Key, KeyRange};
 pub use scan::{ScanRequest, Scanner, split};
 pub use write::{InsertRequest, Inserter};

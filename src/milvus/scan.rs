@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{Client, ServerKind, rpc};
 use super::key::{Key, KeyRange};
-use super::{decode, proto, status};
+use super::{decode, key, proto, status};
 use crate::error::{Error, Kind, Result, internal};
 use crate::schema::{CollectionSchema, DataType, Field};
 
@@ -30,6 +30,8 @@ pub struct ScanRequest {
     pub partition: Option<String>,
     /// The keys to read.
     pub range: KeyRange,
+    /// Of those keys, only these, where they are named.
+    pub among: Option<Arc<Vec<Key>>>,
     /// From [`Client::read_timestamp`]: the rows to be seen at least. One for all pages: measured, asking for strong
     /// consistency page by page costs two thirds of the speed.
     pub timestamp: u64,
@@ -37,7 +39,10 @@ pub struct ScanRequest {
 
 impl ScanRequest {
     /// The same rows, but only their keys.
-    pub(super) fn keys_only(&self) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] for a schema without a primary key.
+    pub fn keys_only(&self) -> Result<Self> {
         let key = self.schema.primary_key()?.clone();
         let schema = CollectionSchema {
             description: String::new(),
@@ -46,6 +51,16 @@ impl ScanRequest {
             functions: Vec::new(),
         };
         Ok(Self { schema: Arc::new(schema), ..self.clone() })
+    }
+
+    /// `range` as a filter on the field `key`, and what else narrows the rows.
+    fn filter(&self, key: &str, range: &KeyRange) -> String {
+        let range = range.filter(key);
+        match &self.among {
+            None => range,
+            Some(keys) if range.is_empty() => key::one_of(key, keys),
+            Some(keys) => format!("{range} and {}", key::one_of(key, keys)),
+        }
     }
 
     fn partitions(&self) -> Vec<String> {
@@ -186,7 +201,8 @@ impl Scanner {
             params.push(("reduce_stop_for_best", "True".to_owned()));
         }
         let names = self.request.schema.stored_fields().map(|field| field.name.clone()).collect();
-        let query = query(&self.client, &self.request, self.rest.filter(&self.key.name), names, &params);
+        let filter = self.request.filter(&self.key.name, &self.rest);
+        let query = query(&self.client, &self.request, filter, names, &params);
         let client = self.client.clone();
         let doing = format!("reading '{}'", self.request.collection);
         let task = tokio::spawn(async move { client.ask(&doing, rpc!(query, query)).await });

@@ -2,7 +2,8 @@
 //!
 //! An answer that is lost (deadline, broken connection) leaves open whether the rows are in. Such a batch is set aside;
 //! when the stream is quiet, its keys are deleted and it is inserted again. Whether that went right is not assumed: the
-//! caller proves the whole by digest.
+//! caller proves the whole by digest. Where the server makes the keys, nothing tells the rows of such a batch from
+//! others: that ends the stream, and the caller begins anew.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::client::{Client, rpc};
 use super::duplicates::keys;
+use super::key::Key;
 use super::{encode, key, proto, status};
 use crate::error::{Error, Kind, Result, internal};
 use crate::schema::CollectionSchema;
@@ -106,8 +108,12 @@ impl Inserter {
         while !self.running.is_empty() {
             self.reap().await?;
         }
+        let makes_keys = self.request.schema.primary_key()?.auto_id;
         let mut attempt = 0;
         while let Some((batch, error)) = self.unsettled.pop() {
+            if makes_keys {
+                return Err(error.context("whether some rows are in cannot be told, since the server makes their keys"));
+            }
             if attempt >= self.client.retry().max_retries {
                 return Err(error.context("some rows could not be inserted for sure"));
             }
@@ -195,14 +201,36 @@ fn message_rows(count: usize) -> u32 {
 async fn delete(client: &Client, request: &InsertRequest, batch: &Batch) -> Result<()> {
     let name = &request.schema.primary_key()?.name;
     let column = batch.rows.column_by_name(name).ok_or_else(|| internal("the rows to insert have no keys"))?;
-    for some in keys(column)?.chunks(KEYS_A_DELETE) {
-        let message = proto::DeleteRequest {
-            db_name: client.db(),
-            collection_name: request.collection.clone(),
-            partition_name: batch.partition.clone().unwrap_or_default(),
-            expr: key::one_of(name, some),
-        };
-        client.ask("deleting rows whose insertion is in doubt", rpc!(delete, message)).await?;
+    client.delete_keys(request, batch.partition.as_deref(), &keys(column)?).await
+}
+
+impl Client {
+    /// Deletes rows by their keys, in one partition or in all. Keys that are not there do no harm.
+    pub async fn delete_keys(&self, from: &InsertRequest, partition: Option<&str>, keys: &[Key]) -> Result<()> {
+        let name = &from.schema.primary_key()?.name;
+        for some in keys.chunks(KEYS_A_DELETE) {
+            let message = proto::DeleteRequest {
+                db_name: self.db(),
+                collection_name: from.collection.clone(),
+                partition_name: partition.unwrap_or_default().to_owned(),
+                expr: key::one_of(name, some),
+            };
+            self.ask(&format!("deleting rows of '{}'", from.collection), rpc!(delete, message)).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Puts rows in the place of those with the same keys in the same partition, or adds them: each key has its old row
+    /// or its new one at every moment. Repeated where the answer is lost, which does no harm.
+    pub async fn upsert(&self, into: &InsertRequest, partition: Option<&str>, rows: &RecordBatch) -> Result<()> {
+        let message = proto::InsertRequest {
+            db_name: self.db(),
+            collection_name: into.collection.clone(),
+            partition_name: partition.unwrap_or_default().to_owned(),
+            fields_data: encode::fields(&into.schema, rows, self.kind())?,
+            num_rows: message_rows(rows.num_rows()),
+        };
+        self.ask(&format!("replacing rows of '{}'", into.collection), rpc!(upsert, message)).await?;
+        Ok(())
+    }
 }

@@ -165,7 +165,8 @@ impl Repository {
     /// Deletes what an earlier copier left that is no file of the backup: pieces of files that it was writing.
     async fn clear_strays(&self, source: &Backup, sums: &Checksums) -> Result<()> {
         let base = format!("{}/{}/", source.folder(), source.id());
-        let mut strays: Vec<_> = self.store.list(base.trim_end_matches('/')).await?.into_iter().map(|file| file.path).collect();
+        let mut strays: Vec<_> =
+            self.store.list(base.trim_end_matches('/')).await?.into_iter().map(|file| file.path).collect();
         strays.retain(|path| {
             let file = path.strip_prefix(&base).and_then(|file| RelativePath::new(file).ok());
             file.is_none_or(|file| !sums.files.contains_key(&file))

@@ -125,12 +125,7 @@ impl Backup {
 
     /// As [`Backup::check_files`], going on after each portion only when what `on_bytes` returned has ended; of the
     /// listed files, those that `hashed` leaves out are looked at for their length alone.
-    pub async fn check_some_files(
-        &self,
-        hashed: Hashed,
-        fail_fast: bool,
-        on_bytes: OnBytes<'_>,
-    ) -> Result<FileReport> {
+    pub async fn check_some_files(&self, hashed: Hashed, fail_fast: bool, on_bytes: OnBytes<'_>) -> Result<FileReport> {
         let mut report = FileReport::default();
         self.check_manifest(&mut report, on_bytes).await?;
         if fail_fast && !report.is_whole() {

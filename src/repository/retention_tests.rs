@@ -66,7 +66,8 @@ fn the_minimum_stays_however_old_it_is() {
 #[test]
 fn one_of_each_day_week_and_month_stays_the_newest() {
     // Two a day for 70 days: even numbers at 06:30, odd ones an hour before.
-    let backups: Vec<_> = (0..140).map(|n| aged(n, 24 * i64::try_from(n / 2).unwrap() + i64::from(n % 2 == 1))).collect();
+    let backups: Vec<_> =
+        (0..140).map(|n| aged(n, 24 * i64::try_from(n / 2).unwrap() + i64::from(n % 2 == 1))).collect();
     assert_eq!(kept(&Policy { daily: 3, ..NOTHING }, &backups), set(&[0, 2, 4]));
     // The 21st of November 2026 is a Saturday: the Sundays before it are 6 and 13 days back.
     assert_eq!(kept(&Policy { weekly: 3, ..NOTHING }, &backups), set(&[0, 12, 26]));
@@ -165,8 +166,11 @@ mod oracle {
 
     fn in_periods(one: &Candidate, past: &[&Candidate], count: u64, period: impl Fn(&Candidate) -> i64) -> bool {
         let of_period = past.iter().filter(|other| sound(other) && period(other) == period(one));
-        let later: BTreeSet<_> =
-            past.iter().filter(|other| sound(other) && period(other) > period(one)).map(|other| period(other)).collect();
+        let later: BTreeSet<_> = past
+            .iter()
+            .filter(|other| sound(other) && period(other) > period(one))
+            .map(|other| period(other))
+            .collect();
         sound(one) && of_period.into_iter().all(|other| !newer(other, one)) && (later.len() as u64) < count
     }
 

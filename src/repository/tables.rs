@@ -99,6 +99,14 @@ pub struct ChunkEntry {
     pub digest: String,
 }
 
+impl ChunkEntry {
+    /// The share of the file that so many of its rows take.
+    #[must_use]
+    pub fn weight(&self, rows: u64) -> u64 {
+        self.file_bytes.saturating_mul(rows) / self.rows.max(1)
+    }
+}
+
 /// `chunks.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChunkTable {

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from milvault import BackupManager, BackupParams, BackupRecoveryConfig, RestoreParams
+from milvault import BackupManager, BackupParams, BackupRecoveryConfig, RestoreParams, VerificationParams
 
 
 def tell(**event: Any) -> None:
@@ -65,6 +65,10 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         params = RestoreParams(**job.get("params", {}))
         restored = await manager.restore_backup(job["backup"], collection, params, progress=killer)
         return {"success": restored.success, "error": repr(restored.error)}
+    if job["operation"] == "verify":
+        verification = VerificationParams(**job.get("params", {}))
+        found = await manager.verify_backup(job["backup"], collection, verification, progress=killer)
+        return {"success": found.success, "error": repr(found.errors)}
     if killer is not None:
         await manager.get_backup(job["backup"], collection)  # everything is loaded and warm
         killer.phase = "deleting"

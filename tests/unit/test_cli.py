@@ -116,6 +116,41 @@ def test_a_restore_that_left_partitions_out_exits_with_3(milvault, core):
     assert "p1" in out
 
 
+def test_a_restores_options_reach_the_core(milvault, core):
+    options = "--target t --target-database d --into-existing --on-conflict overwrite --where price>3 --dry-run --load"
+    code, _, _ = milvault("--uri", "http://h:1", "restore", "b1", *options.split())
+    wanted = {
+        "target_collection_name": "t",
+        "target_database": "d",
+        "into_existing": True,
+        "on_conflict": "OVERWRITE",
+        "where": "price>3",
+        "dry_run": True,
+        "load_after_restore": True,
+    }
+    assert code == 0
+    assert {name: core.request[name] for name in wanted} == wanted
+    milvault("--uri", "http://h:1", "restore", "b1", "--auto-id", "regenerate", "--skip-failed-partitions")
+    assert (core.request["auto_id"], core.request["skip_failed_partitions"]) == ("REGENERATE", True)
+
+
+def test_a_dry_run_prints_the_plan(milvault, core):
+    core.answers["restore"]["ok"] |= {"dry_run": True, "plan": {"action": "CREATE", "rows": 7}}
+    try:
+        code, out, _ = milvault("restore", "b1", "--dry-run")
+    finally:
+        core.answers["restore"]["ok"] |= {"dry_run": False, "plan": None}
+    assert code == 0
+    assert "CREATE" in out
+    assert "nothing was written" in out
+
+
+def test_a_deep_verification_is_asked_for_with_a_server(milvault, core):
+    assert milvault("verify", "b1", "--deep")[0] == 0
+    assert core.request["verification_type"] == "DEEP"
+    assert core.configs[-1]["server"] is not None
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -126,6 +161,8 @@ def test_a_restore_that_left_partitions_out_exits_with_3(milvault, core):
         ("create", "a", "--checksum", "CRC32"),
         ("create", "a", "--timeout", "0"),
         ("list", "--since", "yesterday"),
+        ("restore", "b1", "--on-conflict", "SKIP"),
+        ("restore", "b1", "--into-existing", "--drop-existing"),
         ("list", "--since", "2026-01-01T00:00:00"),
         ("--uri", "localhost:19530", "create", "a"),
         ("--config", "nowhere.yaml", "list"),

@@ -246,8 +246,6 @@ async def test_naive_times_and_senseless_arguments_are_refused(manager):
         (lambda m: m.create_backup("a", BackupParams(storage_type="MILVUS_NATIVE")), "MILVUS_NATIVE", "LOCAL_FILE"),
         (lambda m: m.create_backup("a", BackupParams(backup_type="INCREMENTAL")), "INCREMENTAL", "FULL_COLLECTION"),
         (lambda m: m.create_backup("a", BackupParams(base="b1")), "base", "FULL_COLLECTION"),
-        (lambda m: m.verify_backup("b", "a", VerificationParams(verification_type="DEEP")), "DEEP", "CHECKSUM"),
-        (lambda m: m.restore_backup("b", "a", RestoreParams(auto_id="REGENERATE")), "REGENERATE", "PRESERVE"),
     ],
 )
 async def test_what_this_version_cannot_do_is_refused_with_what_to_use(core, manager, attempt, word, instead):

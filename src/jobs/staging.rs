@@ -1,0 +1,424 @@
+//! A collection under a temporary name, made of a backup's rows and proven. A restore puts it in its target's place; a
+//! deep verification looks at it and drops it.
+//!
+//! It is journalled before it is made, so that the next run drops it where this one is killed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::control::{Control, Phase};
+use super::load::Rows;
+use super::making::Making;
+use super::read::{self, blocking, insert_partition};
+use super::{Session, swap};
+use crate::digest::{RowDigester, SetDigest};
+use crate::error::{Error, Kind, Result};
+use crate::milvus::{Client, InsertRequest, Inserter, ServerKind};
+use crate::repository::{Backup, Journal, JournalEntry};
+use crate::schema::{Collection, Index};
+
+/// What is demanded of restored rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Proof {
+    /// All rows are read back, and their digest is the backup's.
+    #[default]
+    Digest,
+    /// The server counts as many rows.
+    Count,
+    /// Nothing.
+    None,
+}
+
+impl Proof {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Digest => "DIGEST",
+            Self::Count => "COUNT",
+            Self::None => "NONE",
+        }
+    }
+}
+
+/// What becomes of primary keys that a server had made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Keys {
+    /// They stay what they are.
+    #[default]
+    Preserve,
+    /// The server makes new ones. Rows are then known by everything but their keys.
+    Regenerate,
+}
+
+/// How a staging collection is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub proof: Proof,
+    pub keys: Keys,
+    /// Whether it is to be loaded at the end.
+    pub keep_loaded: bool,
+    /// Whether a partition that cannot be read, inserted or proven is left out.
+    pub skip_failed_partitions: bool,
+    /// Whether rows that are not the backup's are told in the outcome, instead of ending the work.
+    pub tell_differences: bool,
+    pub batch_rows: Option<usize>,
+    pub max_requests_in_flight: usize,
+}
+
+/// A staging collection to be made.
+pub(super) struct Staging {
+    pub client: Client,
+    pub backup: Backup,
+    pub rows: Rows,
+    /// What to make, under whatever name.
+    pub collection: Collection,
+    pub indexes: Vec<Index>,
+    pub options: Options,
+    /// Partitions that are left out, and why.
+    pub failed: BTreeMap<String, String>,
+    /// Whether it is there.
+    pub making: Arc<Making>,
+}
+
+/// A staging collection that was made.
+pub(super) struct Staged {
+    /// It, as the server describes it.
+    pub made: Collection,
+    /// Each partition's rows, or those of all together where a partition key spreads them.
+    pub partitions: BTreeMap<String, Comparison>,
+    pub warnings: Vec<String>,
+}
+
+/// What a partition is to hold, and what it was found to hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Comparison {
+    pub expected: SetDigest,
+    /// The digest of its rows, read back.
+    pub found: Option<SetDigest>,
+    /// How many rows the server says it has.
+    pub counted: Option<u64>,
+}
+
+impl Comparison {
+    pub(super) fn agrees(&self) -> bool {
+        self.found.is_none_or(|found| found == self.expected)
+            && self.counted.is_none_or(|counted| counted == self.expected.rows)
+    }
+}
+
+impl Staged {
+    /// All rows that it holds.
+    pub(super) fn rows(&self) -> u64 {
+        self.partitions.values().map(|partition| partition.expected.rows).sum()
+    }
+
+    /// How it was proven, for people.
+    pub(super) fn details(&self, options: Options) -> Map<String, Value> {
+        let (mut expected, mut found) = (SetDigest::default(), None::<SetDigest>);
+        for partition in self.partitions.values() {
+            expected.merge(&partition.expected);
+            if let Some(set) = &partition.found {
+                found.get_or_insert_default().merge(set);
+            }
+        }
+        let mut details = Map::new();
+        details.insert("method".into(), options.proof.name().into());
+        details.insert("rows".into(), expected.rows.into());
+        if let Some(found) = found {
+            details.insert("digest".into(), found.to_string().into());
+            details.insert("expected_digest".into(), expected.to_string().into());
+        }
+        if options.keys == Keys::Regenerate {
+            details.insert("primary_keys".into(), "made anew, and left out of the digest".into());
+        }
+        details
+    }
+}
+
+/// Why an attempt to make a staging collection failed, and with which partition, where it is known.
+struct Failure {
+    partition: Option<String>,
+    error: Error,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { partition: None, error }
+    }
+}
+
+/// Does `work` under a journal. Where it fails, is canceled or runs out of time, what the journal names is cleaned up.
+pub(super) async fn journalled<T>(
+    session: &Session,
+    client: &Client,
+    entry: JournalEntry,
+    making: &Making,
+    (control, limit): (&Control, Option<Instant>),
+    work: impl Future<Output = Result<T>>,
+) -> Result<(Journal, T)> {
+    // Not guarded: a journal that is being written is written, and then taken back.
+    let journal = session.repository()?.begin_journal(entry).await?;
+    control.begin();
+    match control.guard(limit, not_lost(&journal, work)).await {
+        Ok(done) => Ok((journal, done)),
+        Err(error) => {
+            control.enter(Phase::Cleaning);
+            // Else it is the next run's, by the journal that stays.
+            if making.settled(super::CLEANUP_LIMIT / 4).await {
+                swap::end_failed(client, journal).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Ends `work` where the journal, and with it the right to touch the target, was taken over by another process.
+async fn not_lost<T>(journal: &Journal, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let lost = journal.lost();
+    tokio::select! {
+        biased;
+        () = lost.cancelled() => Err(Error::new(Kind::InProgress, "another process took over this restore, as it does when it sees no sign of life for ten seconds. Run it again")),
+        outcome = work => outcome,
+    }
+}
+
+impl Staging {
+    /// Makes the collection `name`, fills and proves it. Begins anew where partitions may be left out and one fails, or
+    /// where the server makes the keys and an insert's outcome is unknown.
+    ///
+    /// # Errors
+    /// What the server or the backup's files did wrong; [`Kind::Restore`] where the rows are not the backup's.
+    pub(super) async fn make(&mut self, name: &str, control: &Control) -> Result<Staged> {
+        let mut repeated = 0;
+        loop {
+            let failure = match self.attempt(name, control).await {
+                Ok(staged) => return Ok(staged),
+                Err(failure) => failure,
+            };
+            match failure.partition {
+                Some(partition) if self.may_leave_out(&failure.error) => self.leave_out(&partition, failure.error)?,
+                _ if self.may_repeat(&failure.error, repeated) => {
+                    tracing::warn!(error = %failure.error, "an insert's outcome is unknown, and keys are made anew: the rows are inserted from the start");
+                    tokio::time::sleep(self.client.retry().pause(repeated)).await;
+                    repeated += 1;
+                }
+                _ => return Err(failure.error),
+            }
+            self.client.drop_collection(name).await?;
+            control.start_over();
+        }
+    }
+
+    /// Leaves a partition out, where others remain.
+    ///
+    /// # Errors
+    /// `why`, where none remains.
+    pub(super) fn leave_out(&mut self, partition: &str, why: Error) -> Result<()> {
+        tracing::warn!(partition, error = %why, "a partition is left out of the restore");
+        self.rows.leave_out(partition);
+        self.collection.partitions.retain(|name| name != partition || name == "_default");
+        if self.rows.partitions().is_empty() {
+            return Err(why.context("no partition is left to restore"));
+        }
+        self.failed.insert(partition.to_owned(), why.message().to_owned());
+        Ok(())
+    }
+
+    /// Whether an error is one partition's own: of its files, or of what the server says of its rows.
+    fn may_leave_out(&self, error: &Error) -> bool {
+        self.options.skip_failed_partitions
+            && match error.kind() {
+                Kind::BackupCorrupted | Kind::Storage => true,
+                Kind::Server | Kind::Restore => !error.is_temporary(),
+                _ => false,
+            }
+    }
+
+    fn may_repeat(&self, error: &Error, repeated: u32) -> bool {
+        self.options.keys == Keys::Regenerate && error.is_temporary() && repeated < self.client.retry().max_retries
+    }
+
+    async fn attempt(&self, name: &str, control: &Control) -> Result<Staged, Failure> {
+        let client = &self.client;
+        control.expect(self.rows.expected().rows, self.rows.bytes());
+        control.enter(Phase::Inserting);
+        self.making.make(client, name, &self.collection).await?;
+        let made = client.describe(name).await?;
+        let mut staged = Staged { made, partitions: self.fill(name, control).await?, warnings: Vec::new() };
+        control.enter(Phase::Flushing);
+        client.flush(name, super::FLUSH_LIMIT).await?;
+        control.enter(Phase::Indexing);
+        for index in &self.indexes {
+            client.create_index(name, index).await?;
+        }
+        if self.options.proof == Proof::None && !self.options.keep_loaded {
+            return Ok(staged);
+        }
+        control.enter(Phase::Loading);
+        let borrowed = self.load(&staged.made, control).await?;
+        if self.options.proof != Proof::None {
+            control.enter(Phase::Proving);
+            self.prove(&mut staged).await?;
+            control.check()?;
+        }
+        self.leave_as_wanted(name, &borrowed, &mut staged.warnings).await?;
+        Ok(staged)
+    }
+
+    /// Inserts the rows, and tells what each partition is to amount to.
+    async fn fill(&self, name: &str, control: &Control) -> Result<BTreeMap<String, Comparison>, Failure> {
+        let (mut expected, mut rows_in) = (BTreeMap::new(), 0);
+        let mut inserter = self.inserter(name);
+        for partition in self.rows.partitions() {
+            let filled = self.fill_partition(&partition, &mut inserter, control).await;
+            let fault = |error| Failure { partition: Some(partition.clone()), error };
+            expected.insert(partition.clone(), Comparison { expected: filled.map_err(fault)?, ..Default::default() });
+            if self.options.skip_failed_partitions {
+                // What the server says of the last rows is said of this partition.
+                rows_in += std::mem::replace(&mut inserter, self.inserter(name)).finish().await.map_err(fault)?;
+            }
+        }
+        rows_in += inserter.finish().await?;
+        let wanted: u64 = expected.values().map(|partition: &Comparison| partition.expected.rows).sum();
+        if rows_in != wanted {
+            let why = format!("{rows_in} rows were inserted where {wanted} had been read");
+            return Err(Error::new(Kind::Restore, why).into());
+        }
+        Ok(expected)
+    }
+
+    fn inserter(&self, name: &str) -> Inserter {
+        let schema = Arc::new(self.collection.schema.clone());
+        let request = InsertRequest { collection: name.to_owned(), schema };
+        Inserter::new(self.client.clone(), request, self.options.max_requests_in_flight)
+    }
+
+    async fn fill_partition(&self, partition: &str, inserter: &mut Inserter, control: &Control) -> Result<SetDigest> {
+        let promised = self.rows.promised(partition);
+        let (mut pushed, mut set, mut without_keys) = (0, SetDigest::default(), SetDigest::default());
+        let regenerate = self.options.keys == Keys::Regenerate;
+        // What the manifest promises is of all rows, keys included.
+        let digesters = if regenerate || self.rows.has_filter() {
+            let schema = &self.collection.schema;
+            Some((RowDigester::new(schema)?, RowDigester::without_primary_key(schema)?))
+        } else {
+            None
+        };
+        for chunk in self.rows.chunks(partition) {
+            let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
+            while let Some(batch) = rows.next().await? {
+                let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
+                if let Some((whole, keyless)) = digesters.clone() {
+                    let batch = batch.clone();
+                    let (one, other) = blocking(move || Ok((whole.set(&batch)?, keyless.set(&batch)?))).await?;
+                    set.merge(&one);
+                    without_keys.merge(&other);
+                }
+                control.pass(chunk.weight(count)).await;
+                inserter.push(insert_partition(partition), batch).await?;
+                control.advance(count, bytes);
+                pushed += count;
+            }
+        }
+        if !self.rows.has_filter() && (pushed != promised.rows || (digesters.is_some() && set != promised)) {
+            return Err(Error::new(
+                Kind::BackupCorrupted,
+                format!(
+                    "the files of partition {partition} of backup {} hold {pushed} rows that are not the {} that its manifest promises. Verify the backup, and restore from another one",
+                    self.backup.id(),
+                    promised.rows
+                ),
+            ));
+        }
+        Ok(match digesters {
+            None => promised,
+            Some(_) if regenerate => without_keys,
+            Some(_) => set,
+        })
+    }
+
+    /// Loads the collection for the proof. Milvus loads nothing without an index on its vectors: where there is none,
+    /// plain ones are made, which cost nothing to build; they are the result.
+    async fn load(&self, made: &Collection, control: &Control) -> Result<Vec<Index>> {
+        let mut borrowed = Vec::new();
+        if self.client.kind() == ServerKind::Server {
+            for field in made.schema.fields.iter().filter(|field| field.data_type.is_vector()) {
+                if !self.indexes.iter().any(|index| index.field == field.name) {
+                    let index = super::compatible::plain_index(field);
+                    self.client.create_index(&made.name, &index).await?;
+                    borrowed.push(index);
+                }
+            }
+        }
+        control.check()?;
+        self.client.load(&made.name, super::LOAD_LIMIT).await?;
+        Ok(borrowed)
+    }
+
+    /// Holds what staging holds against what was inserted.
+    async fn prove(&self, staged: &mut Staged) -> Result<(), Failure> {
+        if self.options.proof == Proof::Digest {
+            let schema = &staged.made.schema;
+            let digester = match self.options.keys {
+                Keys::Preserve => RowDigester::new(schema)?,
+                Keys::Regenerate => RowDigester::without_primary_key(schema)?,
+            };
+            let reading = read::digest_by(&self.client, &staged.made, &[], 2, digester, &Control::default()).await?;
+            for (name, read) in reading.partitions {
+                let partition = staged.partitions.entry(name).or_default();
+                (partition.found, partition.counted) = (Some(read.set), Some(read.after));
+            }
+        } else {
+            let reader = read::Reader::new(&self.client, &staged.made, 2).await?;
+            for (name, counted) in reader.counts(&reader.partitions(&[])).await? {
+                staged.partitions.entry(name).or_default().counted = Some(counted);
+            }
+        }
+        let wrong = staged.partitions.iter().find(|(_, partition)| !partition.agrees());
+        let Some((name, partition)) = wrong.filter(|_| !self.options.tell_differences) else { return Ok(()) };
+        let error = Error::new(
+            Kind::Restore,
+            format!("{}. The target was not touched; please report this", difference(name, partition)),
+        );
+        Err(Failure { partition: Some(name.clone()), error })
+    }
+
+    /// Releases what is not to stay loaded, and drops indexes that were made for loading alone.
+    async fn leave_as_wanted(&self, name: &str, borrowed: &[Index], warnings: &mut Vec<String>) -> Result<()> {
+        if self.options.keep_loaded {
+            if !borrowed.is_empty() {
+                let fields = borrowed.iter().map(|index| format!("'{}'", index.field)).collect::<Vec<_>>().join(", ");
+                warnings.push(format!(
+                    "the backup brings no index for {fields}, and Milvus loads nothing without one: a FLAT index was made"
+                ));
+            }
+        } else if self.client.kind() == ServerKind::Server {
+            self.client.release(name).await?;
+            for index in borrowed {
+                self.client.drop_index(name, index).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a partition was found to hold instead of the backup's rows.
+pub(super) fn difference(name: &str, partition: &Comparison) -> String {
+    let expected = partition.expected;
+    match (partition.found, partition.counted) {
+        (Some(found), _) if found != expected => format!(
+            "partition {name} was restored as {} rows with digest {found}, and the backup promises {} rows with digest {expected}",
+            found.rows, expected.rows
+        ),
+        (_, counted) => format!(
+            "the server counts {} rows in partition {name} after the restore, and the backup promises {}",
+            json!(counted),
+            expected.rows
+        ),
+    }
+}
