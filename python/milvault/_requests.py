@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .enums import BackupStorageType, BackupType, VerificationType
+from .enums import BackupStorageType, BackupType
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:

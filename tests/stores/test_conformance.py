@@ -22,9 +22,7 @@ pytestmark = pytest.mark.s3
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "storage.md"
 TOOLS = PROJECT / "target" / "test-tools"
-RULES = re.findall(
-    r'^    \(\s*"([^"]+)",', (PROJECT / "src/repository/conformance.rs").read_text(), flags=re.MULTILINE
-)
+RULES = re.findall(r'^    \(\s*"([^"]+)",', (PROJECT / "src/repository/conformance.rs").read_text(), flags=re.MULTILINE)
 BEGIN, END = "<!-- stores: begin -->\n", "<!-- stores: end -->\n"
 QUICK = ["local disk", "memory", "S3 (moto)"]
 ALL = [*QUICK, "S3 (s3s-fs)", "Azure (azurite)"]
@@ -73,7 +71,7 @@ def column(text: str, store: str) -> list[str]:
 def test_local_disk_memory_and_s3_keep_every_rule(s3_server, bucket):
     kept = kept_rules({"S3 (moto)": {"root": f"s3://{bucket}", "options": s3_server.options}})
     assert len(RULES) == 10
-    assert kept == {store: RULES for store in QUICK}
+    assert kept == dict.fromkeys(QUICK, RULES)
     for store in QUICK:
         assert column(printed(), store) == column(table(kept), store), f"{PAGE.name} tells otherwise of {store}"
 
@@ -95,7 +93,7 @@ def test_every_other_store_keeps_every_rule(s3_server, bucket, tmp_path):
     finally:
         second.stop()
         azure.stop()
-    assert kept == {store: RULES for store in ALL}
+    assert kept == dict.fromkeys(ALL, RULES)
     if os.environ.get("MILVAULT_WRITE_TABLES") == "1":
         before, rest = PAGE.read_text().split(BEGIN)
         PAGE.write_text(before + BEGIN + table(kept) + END + rest.split(END)[1])
