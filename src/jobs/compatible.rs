@@ -75,15 +75,8 @@ pub(super) fn check(client: &Client, collection: &Collection, name: &str, made_b
     .with("backup_schema", serde_json::to_value(&collection.schema).unwrap_or_default()))
 }
 
-/// Changes what the server would not keep as it is, and says so.
-pub(super) fn adapt(
-    client: &Client,
-    collection: &mut Collection,
-    indexes: &mut Vec<Index>,
-    made_by: &str,
-    warnings: &mut Vec<String>,
-) {
-    let target = Target::of(client);
+/// Makes keys that the server would make into plain ones, so that all are kept, and says so.
+pub(super) fn keep_keys(client: &Client, collection: &mut Collection, warnings: &mut Vec<String>) {
     for field in collection.schema.fields.iter_mut().filter(|field| field.primary_key && field.auto_id) {
         field.auto_id = false;
         warnings.push(match client.kind() {
@@ -94,6 +87,17 @@ pub(super) fn adapt(
             ServerKind::Server => format!("'{}' was filled by the server (auto_id) and is a plain key now: Milvus keeps given keys only in such fields", field.name),
         });
     }
+}
+
+/// Changes what else the server would not keep as it is, index definitions included, and says so.
+pub(super) fn adapt(
+    client: &Client,
+    collection: &mut Collection,
+    indexes: &mut Vec<Index>,
+    made_by: &str,
+    warnings: &mut Vec<String>,
+) {
+    let target = Target::of(client);
     if target != Target::Lite && is_lite(made_by) {
         lost::fill_limits(collection, warnings);
     }

@@ -212,6 +212,7 @@ async fn prepare(
     let mut warnings = Vec::new();
     let made_by = backup.manifest().milvus_version.as_str();
     super::compatible::check(&client, &collection, target, made_by)?;
+    super::compatible::keep_keys(&client, &mut collection, &mut warnings);
     super::compatible::adapt(&client, &mut collection, &mut indexes, made_by, &mut warnings);
     if !request.partition_names.is_empty() {
         collection.partitions.retain(|name| request.partition_names.contains(name));
