@@ -75,26 +75,7 @@ pub(super) fn check(client: &Client, collection: &Collection, name: &str, made_b
     .with("backup_schema", serde_json::to_value(&collection.schema).unwrap_or_default()))
 }
 
-/// Changes what the server would not keep as it is, and says so.
-pub(super) fn adapt(
-    client: &Client,
-    collection: &mut Collection,
-    indexes: &mut Vec<Index>,
-    made_by: &str,
-    warnings: &mut Vec<String>,
-) {
-    let target = Target::of(client);
-    if target != Target::Lite && is_lite(made_by) {
-        lost::fill_limits(collection, warnings);
-    }
-    indexes::adapt(target, collection, indexes, warnings);
-    if target != Target::Lite && is_lite(made_by) {
-        indexes::fill_parameters(collection, indexes, warnings);
-    }
-    warnings.extend(lost::on(target, collection, indexes));
-}
-
-/// Makes keys that the server had made into plain ones, so that they stay what they are, and says so.
+/// Makes keys that the server would make into plain ones, so that all are kept, and says so.
 pub(super) fn keep_keys(client: &Client, collection: &mut Collection, warnings: &mut Vec<String>) {
     for field in collection.schema.fields.iter_mut().filter(|field| field.primary_key && field.auto_id) {
         field.auto_id = false;

@@ -23,7 +23,7 @@ from milvault import (
     SchemaIncompatibleError,
 )
 from tests.recipes import Row, simple
-from tests.server.kinds import FLAT, Facts, Kind
+from tests.server.kind import FLAT, Facts, Kind
 
 YES = "yes"
 REFUSED = "the server refuses it"

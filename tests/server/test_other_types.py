@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+from pymilvus import CollectionSchema, DataType, FieldSchema, Function, FunctionType, MilvusClient
 
 from milvault import RestoreParams
+from tests.backup_files import data_files
 from tests.recipes import Recipe, Row, create, dynamic, every_array, every_scalar, key_field, read_all
 
 
@@ -82,3 +84,25 @@ async def test_binary_and_half_vectors_come_back_on_a_server(server, connect, na
     create_vectors(server.client, name, vector)
     async with connect(server) as manager:
         await replace_by_its_backup(server.client, manager, name)
+
+
+@pytest.mark.embedded
+async def test_what_a_bm25_function_makes_is_made_anew_and_can_be_searched(lite, connect, name):
+    text = FieldSchema("text", DataType.VARCHAR, max_length=100, enable_analyzer=True)
+    words = FieldSchema("words", DataType.SPARSE_FLOAT_VECTOR)
+    function = Function("bm25", FunctionType.BM25, ["text"], ["words"])
+    schema = CollectionSchema([key_field(), text, words], functions=[function])
+    lite.client.create_collection(name, schema=schema)
+    lite.client.insert(name, [{"id": at, "text": f"number{at} of many"} for at in range(50)])
+    params = lite.client.prepare_index_params()
+    params.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    lite.client.create_index(name, params)
+    lite.client.load_collection(name)
+    async with connect(lite) as manager:
+        backup = await manager.create_backup(name)
+        backup.raise_for_error()
+        assert pq.read_schema(data_files(backup.storage_path)[0]).names == ["id", "text"]
+        lite.client.drop_collection(name)
+        (await manager.restore_backup(backup.backup_id, name, RestoreParams(load_after_restore=True))).raise_for_error()
+    (hits,) = lite.client.search(name, data=["number7"], anns_field="words", limit=1)
+    assert hits[0]["id"] == 7

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.kinds import KINDS, SERVER
+from tests.server.kind import SERVER
+from tests.server.kinds import KINDS
 from tests.server.table import Place, table
 
 PAGE = Path(__file__).parents[2] / "docs" / "types.md"
