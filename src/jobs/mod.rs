@@ -15,7 +15,6 @@ mod chunks;
 mod compatible;
 pub mod control;
 mod load;
-mod making;
 pub mod read;
 pub mod recover;
 pub mod restore;

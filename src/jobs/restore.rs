@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::control::{Control, Phase, deadline};
 use super::load::Rows;
-use super::making::Making;
 use super::read;
 use super::{Session, recover, swap, verify};
 use crate::digest::SetDigest;
@@ -141,18 +140,14 @@ async fn restore_marked(
     // Not guarded: a journal that is being written is written, and then taken back.
     let mut journal = session.repository()?.begin_journal(entry).await?;
     control.begin();
-    let making = Making::start(&plan.client, &journal.entry().staging, &plan.collection);
     let staged = control
-        .guard(limit, not_lost(&journal, Box::pin(stage(&plan, request, &journal.entry().staging, &making, control))))
+        .guard(limit, not_lost(&journal, Box::pin(stage(&plan, request, &journal.entry().staging, control))))
         .await;
     let details = match staged {
         Ok(details) => details,
         Err(error) => {
             control.enter(Phase::Cleaning);
-            // Else it is the next run's, by the journal that stays.
-            if making.settled(super::CLEANUP_LIMIT / 4).await {
-                swap::end_failed(&plan.client, journal).await;
-            }
+            swap::end_failed(&plan.client, journal).await;
             return Err(error);
         }
     };
@@ -275,17 +270,11 @@ struct Staged {
 }
 
 /// Fills the staging collection and proves it.
-async fn stage(
-    plan: &Plan,
-    request: &RestoreRequest,
-    staging: &str,
-    making: &Making,
-    control: &Control,
-) -> Result<Staged> {
+async fn stage(plan: &Plan, request: &RestoreRequest, staging: &str, control: &Control) -> Result<Staged> {
     let client = &plan.client;
     control.expect(plan.rows.expected().rows, plan.rows.bytes());
     control.enter(Phase::Inserting);
-    making.made().await?;
+    client.create_collection(staging, &plan.collection).await?;
     let made = client.describe(staging).await?;
     let request_to = InsertRequest { collection: staging.to_owned(), schema: Arc::new(plan.collection.schema.clone()) };
     let mut inserter = Inserter::new(client.clone(), request_to, request.max_requests_in_flight);
