@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -86,7 +85,6 @@ async fn tried(
         aliases: Vec::new(),
     };
     let original = Original::of(backup);
-    let making = Arc::clone(&staging.making);
     let work = Box::pin(async {
         let staged = staging.make(&name, control).await?;
         let mut findings = compare(&staging, &staged, request);
@@ -98,7 +96,7 @@ async fn tried(
         findings.details.insert("original".to_owned(), told);
         Ok(findings)
     });
-    let outcome = journalled(session, client, entry, &making, (control, limit), work).await;
+    let outcome = journalled(session, client, entry, (control, limit), work).await;
     original.leave_as_found().await;
     let (journal, findings) = outcome?;
     swap::end_failed(client, journal).await; // the collection is gone: what is left is the journal
@@ -130,7 +128,6 @@ async fn prepare(session: &Session, client: &Client, backup: &Backup, request: &
         indexes: Vec::new(),
         options,
         failed: BTreeMap::new(),
-        making: Arc::default(),
     })
 }
 

@@ -23,7 +23,6 @@ pub mod files;
 mod into;
 mod likeness;
 mod load;
-mod making;
 pub mod open;
 mod proven;
 pub mod prune;

@@ -1,7 +1,6 @@
 //! Restoring a backup: check, stage, insert, prove, swap. Until the swap, the target is as it was.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -9,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::control::{Control, Phase, deadline};
 use super::into::{self, Conflict};
-use super::making::Making;
 use super::restore_plan::{Plan, Target, prepare, tell};
 use super::staging::{Keys, Proof, Staged, journalled};
 use super::{Session, recover, swap};
@@ -202,7 +200,7 @@ async fn restore_marked(
     if matches!(plan.target, Target::Joined(_)) {
         // The journal's staging collection is never made: it keeps other restores out of the target.
         let work = Box::pin(into::insert(&plan, request, control));
-        let outcome = journalled(session, &client, entry, &Making::default(), (control, limit), work).await;
+        let outcome = journalled(session, &client, entry, (control, limit), work).await;
         into::leave_as_found(&plan, request).await;
         let (journal, joined) = outcome?;
         journal.finish().await?;
@@ -215,7 +213,6 @@ async fn restore_marked(
         return Ok(told);
     }
     let name = entry.staging.clone();
-    let making = Arc::clone(&plan.staging.making);
     let staging = &mut plan.staging;
     let place = &plan.target;
     let work = Box::pin(async {
@@ -223,7 +220,7 @@ async fn restore_marked(
         place.takes(staging)?;
         Ok(staged)
     });
-    let (journal, staged) = journalled(session, &client, entry, &making, (control, limit), work).await?;
+    let (journal, staged) = journalled(session, &client, entry, (control, limit), work).await?;
     take_place(&mut plan, journal, &staged, target, control).await?;
     control.enter(Phase::Done);
     let mut told = answer(&plan, backup, target, control);

@@ -2,7 +2,6 @@
 //! place, whether the server can hold it. A dry run tells it and ends there.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -128,7 +127,6 @@ pub(super) async fn prepare(
         indexes,
         options,
         failed: BTreeMap::new(),
-        making: Arc::default(),
     };
     for (partition, why) in damaged.map(|damaged| damaged.of(&staging.rows)).transpose()?.unwrap_or_default() {
         staging.leave_out(&partition, why)?;

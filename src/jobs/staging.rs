@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 
 use super::control::{Control, Phase};
 use super::load::Rows;
-use super::making::Making;
 use super::read::{self, blocking, insert_partition};
 use super::{Session, swap};
 use crate::digest::{RowDigester, SetDigest};
@@ -81,8 +80,6 @@ pub(super) struct Staging {
     pub options: Options,
     /// Partitions that are left out, and why.
     pub failed: BTreeMap<String, String>,
-    /// Whether it is there.
-    pub making: Arc<Making>,
 }
 
 /// A staging collection that was made.
@@ -157,7 +154,6 @@ pub(super) async fn journalled<T>(
     session: &Session,
     client: &Client,
     entry: JournalEntry,
-    making: &Making,
     (control, limit): (&Control, Option<Instant>),
     work: impl Future<Output = Result<T>>,
 ) -> Result<(Journal, T)> {
@@ -168,10 +164,7 @@ pub(super) async fn journalled<T>(
         Ok(done) => Ok((journal, done)),
         Err(error) => {
             control.enter(Phase::Cleaning);
-            // Else it is the next run's, by the journal that stays.
-            if making.settled(super::CLEANUP_LIMIT / 4).await {
-                swap::end_failed(client, journal).await;
-            }
+            swap::end_failed(client, journal).await;
             Err(error)
         }
     }
@@ -247,7 +240,7 @@ impl Staging {
         let client = &self.client;
         control.expect(self.rows.expected().rows, self.rows.bytes());
         control.enter(Phase::Inserting);
-        self.making.make(client, name, &self.collection).await?;
+        client.create_collection(name, &self.collection).await?;
         let made = client.describe(name).await?;
         let mut staged = Staged { made, partitions: self.fill(name, control).await?, warnings: Vec::new() };
         control.enter(Phase::Flushing);

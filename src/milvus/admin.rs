@@ -123,7 +123,14 @@ impl Client {
     ///
     /// # Errors
     /// [`Kind::SchemaIncompatible`] where the server refuses the schema.
+    ///
+    /// Dropped on the way, the request is still carried through: see [`Client::drop_collection`].
     pub async fn create_collection(&self, name: &str, like: &Collection) -> Result<()> {
+        let (client, own_name, like) = (self.clone(), name.to_owned(), like.clone());
+        self.making().carry_through(name, async move { client.make_collection(&own_name, &like).await }).await
+    }
+
+    async fn make_collection(&self, name: &str, like: &Collection) -> Result<()> {
         let by_key = like.has_partition_key();
         let request = proto::CreateCollectionRequest {
             db_name: self.db(),
@@ -156,8 +163,10 @@ impl Client {
         Ok(())
     }
 
-    /// Drops a collection; one that is not there is fine.
+    /// Drops a collection; one that is not there is fine. One that this client is just making is waited for: dropped
+    /// before that, it would come into being after all, and stay.
     pub async fn drop_collection(&self, name: &str) -> Result<()> {
+        self.making().settled(name).await;
         let request = self.collection_request(name);
         match self.ask(&format!("dropping collection '{name}'"), rpc!(drop_collection, request)).await {
             Err(error) if error.kind() == Kind::CollectionNotFound => Ok(()),

@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::channel::{Credentials, endpoint};
+use super::making::Making;
 use super::proto;
 use super::proto::milvus_service_client::MilvusServiceClient;
 use super::status;
@@ -149,6 +150,7 @@ struct Inner {
     version: String,
     kind: ServerKind,
     allocates_timestamps: AtomicBool,
+    making: Making,
 }
 
 impl Client {
@@ -191,6 +193,7 @@ impl Client {
             version: version.version,
             kind,
             allocates_timestamps: AtomicBool::new(true),
+            making: Making::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -250,6 +253,11 @@ impl Client {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.inner.config.label
+    }
+
+    /// Collections that are being made.
+    pub(super) fn making(&self) -> &Making {
+        &self.inner.making
     }
 
     /// The rules for repetition.

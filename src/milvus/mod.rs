@@ -11,6 +11,7 @@ mod describe;
 mod duplicates;
 mod encode;
 mod key;
+mod making;
 mod scan;
 mod status;
 #[cfg(test)]

@@ -26,7 +26,7 @@ from milvault import (
 from tests.backup_files import data_files, json_file
 from tests.faults.processes import run_on_a_disk_of
 from tests.recipes import create, create_large, partitioned
-from tests.servers.proxy import Proxy
+from tests.servers.fault_proxy import Proxy
 
 pytestmark = pytest.mark.faults
 

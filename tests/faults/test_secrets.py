@@ -38,7 +38,7 @@ from milvault.results import BackupList
 from tests.backup_files import data_files
 from tests.conftest import files_under
 from tests.recipes import create, plain
-from tests.servers.proxy import Proxy
+from tests.servers.fault_proxy import Proxy
 
 pytestmark = pytest.mark.faults
 
