@@ -89,6 +89,25 @@ pub(super) fn keep_keys(client: &Client, collection: &mut Collection, warnings: 
     }
 }
 
+/// Changes what else the server would not keep as it is, index definitions included, and says so.
+pub(super) fn adapt(
+    client: &Client,
+    collection: &mut Collection,
+    indexes: &mut Vec<Index>,
+    made_by: &str,
+    warnings: &mut Vec<String>,
+) {
+    let target = Target::of(client);
+    if target != Target::Lite && is_lite(made_by) {
+        lost::fill_limits(collection, warnings);
+    }
+    indexes::adapt(target, collection, indexes, warnings);
+    if target != Target::Lite && is_lite(made_by) {
+        indexes::fill_parameters(collection, indexes, warnings);
+    }
+    warnings.extend(lost::on(target, collection, indexes));
+}
+
 fn reasons(target: Target, collection: &Collection, name: &str, made_by: &str) -> Vec<String> {
     match target {
         Target::Lite => lite_reasons(collection, made_by),
