@@ -76,7 +76,13 @@ def manifest(
         "tags": [],
         "parent": None,
         "schema_snapshot": {**SCHEMA, "name": collection, "database": database},
-        "snapshot": {"kind": "fuzzy", "started_at": time, "ended_at": time, "count_before": 10**6, "count_after": 10**6},
+        "snapshot": {
+            "kind": "fuzzy",
+            "started_at": time,
+            "ended_at": time,
+            "count_before": 10**6,
+            "count_after": 10**6,
+        },
         "digest": {"algorithm": "xxh3-128", "partitions": {"_default": {"rows": 10**6, "digest": "1f" * 16}}},
         "error_message": None,
         "warnings": [],
@@ -107,7 +113,7 @@ def put(root: Path, manifest: dict[str, Any], verified: bool | None = None) -> P
 
 
 def fill(root: Path, count: int, collections: Iterable[str], now: dt.datetime, hours: float = 6) -> None:
-    """Writes `count` backups, every `hours` hours back from `now`, of the collections in turn, all but some verified."""
+    """Writes `count` backups of the collections in turn, every `hours` hours back from `now`; most are verified."""
     names = list(collections)
     for number in range(count):
         created_at = now - dt.timedelta(hours=hours * (number // len(names)))

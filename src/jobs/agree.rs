@@ -119,7 +119,10 @@ fn sums_differ(backup: &Backup, table: &ChunkTable, checks: Checks) -> Result<Op
     }
     let rows = table.chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.rows));
     if checks.rows && rows != Some(manifest.row_count) {
-        return Ok(Some(format!("chunks.json does not have the {} rows that the manifest promises", manifest.row_count)));
+        return Ok(Some(format!(
+            "chunks.json does not have the {} rows that the manifest promises",
+            manifest.row_count
+        )));
     }
     Ok(None)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::agree::{self, Contradiction};
+use super::agree::{self, Agreement, Contradiction};
 use super::control::Control;
 use super::read::blocking;
 use super::verify::{Checks, Verification};
@@ -48,7 +48,8 @@ pub(super) async fn verify(
     let mut outcome = Verification::of_files("QUICK", &report);
     // Data files are not hashed: that a checksum is wrong can be found, that all are right cannot.
     outcome.checksum_valid = outcome.checksum_valid.filter(|valid| !valid);
-    let found = if sound_files || !fail_fast { agree::with_itself(backup, checks).await? } else { Default::default() };
+    let found =
+        if sound_files || !fail_fast { agree::with_itself(backup, checks).await? } else { Agreement::default() };
     outcome.contradicted(found.contradictions);
     if checks.data
         && (outcome.success || !fail_fast)
@@ -80,9 +81,10 @@ impl Look<'_> {
         outcome: &mut Verification,
     ) -> Result<BTreeMap<String, Value>> {
         let mut row_groups = Vec::new();
-        let mut footers =
-            futures::stream::iter(chunks.iter().enumerate().map(|(index, chunk)| async move { (index, self.footer(chunk).await) }))
-                .buffered(AT_ONCE);
+        let mut footers = futures::stream::iter(
+            chunks.iter().enumerate().map(|(index, chunk)| async move { (index, self.footer(chunk).await) }),
+        )
+        .buffered(AT_ONCE);
         while let Some((index, found)) = footers.next().await {
             match finding(found, &chunks[index])? {
                 Ok(groups) => row_groups.extend((0..groups.len()).map(|group| (index, group))),
@@ -139,7 +141,10 @@ impl Look<'_> {
         })
         .await?;
         if self.checks.rows && promised.rows != chunk.rows {
-            return Err(damaged(chunk, &format!("holds {} rows where the chunk table has {}", promised.rows, chunk.rows)));
+            return Err(damaged(
+                chunk,
+                &format!("holds {} rows where the chunk table has {}", promised.rows, chunk.rows),
+            ));
         }
         if promised != SetDigest::from_hex(chunk.rows, &chunk.digest)? {
             return Err(damaged(chunk, "has another digest in its footer than in the chunk table"));
@@ -211,6 +216,7 @@ async fn open(backup: &Backup, chunk: &ChunkEntry) -> Result<Source> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss)] // a few dozen row groups
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::Session;
 use super::agree::{self, Contradiction};
 use super::control::{Control, Phase, deadline};
 use super::quick::{self, Sample};
-use super::Session;
 use crate::error::{Error, Kind, Result, internal};
 use crate::repository::{Backup, FailedFile, FileReport, Hashed, Reason};
 
@@ -192,12 +192,7 @@ async fn check_files(backup: &Backup, checks: Checks, fail_fast: bool, control: 
 
 /// Notes the outcome beside the backup, where it can be written. One that left out what its type stands for is no proof,
 /// and is noted only where it found damage.
-async fn remember(
-    backup: &Backup,
-    mut outcome: Verification,
-    is_proof: bool,
-    otherwise: &str,
-) -> Result<Verification> {
+async fn remember(backup: &Backup, mut outcome: Verification, is_proof: bool, otherwise: &str) -> Result<Verification> {
     if !outcome.success {
         // What is missing because the backup is being deleted is no damage.
         backup.refuse_unless_there().await?;

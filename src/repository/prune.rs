@@ -104,7 +104,8 @@ impl Repository {
         }
         let plan = plan(policy, now, &self.candidates(folder, &complete).await?);
         review.kept.extend(plan.kept);
-        let mut busy = if plan.delete.is_empty() { BTreeMap::new() } else { self.being_read(folder, &plan.delete).await? };
+        let mut busy =
+            if plan.delete.is_empty() { BTreeMap::new() } else { self.being_read(folder, &plan.delete).await? };
         for id in plan.delete {
             // What comes earlier in the plan may build on what comes later.
             let Some(manifest) = complete.get(&id) else { continue };
@@ -112,7 +113,8 @@ impl Repository {
                 None => review.delete.push(Doomed::new(manifest, folder)),
                 Some(why) => {
                     if let Some(parent) = &manifest.parent {
-                        busy.entry(parent.clone()).or_insert_with(|| format!("{id}, which builds on it, is left alone"));
+                        busy.entry(parent.clone())
+                            .or_insert_with(|| format!("{id}, which builds on it, is left alone"));
                     }
                     review.left_alone.insert(id, why);
                 }
@@ -121,11 +123,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn candidates(
-        &self,
-        folder: &str,
-        complete: &BTreeMap<BackupId, Box<Manifest>>,
-    ) -> Result<Vec<Candidate>> {
+    async fn candidates(&self, folder: &str, complete: &BTreeMap<BackupId, Box<Manifest>>) -> Result<Vec<Candidate>> {
         let judged = complete.values().map(|manifest| async move {
             let found = verification(&self.store, folder, &manifest.backup_id).await?;
             Ok::<_, Error>(Candidate {
@@ -157,13 +155,13 @@ impl Repository {
     /// Which of `ids` are being read, and by whom.
     async fn being_read(&self, folder: &str, ids: &[BackupId]) -> Result<BTreeMap<BackupId, String>> {
         let wanted: BTreeSet<_> = ids.iter().collect();
-        let looks = self.store.list(&format!("{folder}/{READERS}")).await?.into_iter().filter_map(|marker| {
+        let markers = self.store.list(&format!("{folder}/{READERS}")).await?.into_iter().filter_map(|marker| {
             let path = RelativePath::new(marker.path).ok()?;
             let id: BackupId = path.file_name().split('.').next()?.parse().ok()?;
-            wanted.contains(&id).then(|| async move {
-                Ok::<_, Error>((id, standing(&self.store, &path, self.heartbeat).await?))
-            })
+            wanted.contains(&id).then_some((id, path))
         });
+        let looks = markers
+            .map(|(id, path)| async move { Ok::<_, Error>((id, standing(&self.store, &path, self.heartbeat).await?)) });
         let looks: Vec<_> = futures::future::try_join_all(looks.collect::<Vec<_>>()).await?;
         let alive = looks.into_iter().filter_map(|(id, standing)| match standing {
             Standing::Alive(record) => Some((id, format!("it is being read ({})", record.holder()))),

@@ -117,11 +117,8 @@ async fn a_reader_who_comes_while_the_backup_is_marked_is_seen_and_the_backup_st
     for site in Site::each() {
         for _ in 0..20 {
             let backup = make(&site.repository, "wanted").await;
-            let place = Place {
-                folder: "films".to_owned(),
-                id: backup.id().clone(),
-                found: super::catalog::Found::Nothing,
-            };
+            let place =
+                Place { folder: "films".to_owned(), id: backup.id().clone(), found: super::catalog::Found::Nothing };
             let (deleted, reading) =
                 tokio::join!(site.repository.delete_place(&place), site.repository.mark_reading(&backup));
             match (deleted, reading) {
@@ -202,7 +199,10 @@ async fn requests(others: usize) -> usize {
     }
     let before = objects.count();
     assert_eq!(repository.list(Some("default"), Some("films")).await.unwrap().backups.len(), 3);
-    assert_eq!(repository.review(Some("default"), Some("films"), &newest(1), Utc::now()).await.unwrap().delete.len(), 2);
+    assert_eq!(
+        repository.review(Some("default"), Some("films"), &newest(1), Utc::now()).await.unwrap().delete.len(),
+        2
+    );
     assert!(repository.find("two", Some("films"), Some("default")).await.unwrap().manifest().state == State::Completed);
     objects.count() - before
 }

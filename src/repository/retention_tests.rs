@@ -66,7 +66,8 @@ fn the_minimum_stays_however_old_it_is() {
 #[test]
 fn one_of_each_day_week_and_month_stays_the_newest() {
     // Two a day for 70 days: even numbers at 06:30, odd ones an hour before.
-    let backups: Vec<_> = (0..140).map(|n| aged(n, 24 * i64::try_from(n / 2).unwrap() + i64::from(n % 2 == 1))).collect();
+    let backups: Vec<_> =
+        (0..140).map(|n| aged(n, 24 * i64::try_from(n / 2).unwrap() + i64::from(n % 2 == 1))).collect();
     assert_eq!(kept(&Policy { daily: 3, ..NOTHING }, &backups), set(&[0, 2, 4]));
     // The 21st of November 2026 is a Saturday: the Sundays before it are 6 and 13 days back.
     assert_eq!(kept(&Policy { weekly: 3, ..NOTHING }, &backups), set(&[0, 12, 26]));
@@ -131,7 +132,7 @@ fn what_others_build_on_stays_and_goes_last() {
     assert_eq!(deleted, [id(3), id(5), id(1)]);
     // Wrong clocks: the child is older than what it builds on.
     backups[5].created_at = now() - TimeDelta::hours(1);
-    assert_eq!(plan(&NOTHING, now(), &backups).delete.iter().position(|one| *one == id(5)) > Some(1), true);
+    assert!(plan(&NOTHING, now(), &backups).delete.iter().position(|one| *one == id(5)) > Some(1));
 }
 
 #[test]
@@ -160,13 +161,16 @@ mod oracle {
 
     fn week(time: DateTime<Utc>) -> i64 {
         // Days since a Monday, in sevens.
-        (time.date_naive().num_days_from_ce() as i64 - 1).div_euclid(7)
+        (i64::from(time.date_naive().num_days_from_ce()) - 1).div_euclid(7)
     }
 
     fn in_periods(one: &Candidate, past: &[&Candidate], count: u64, period: impl Fn(&Candidate) -> i64) -> bool {
         let of_period = past.iter().filter(|other| sound(other) && period(other) == period(one));
-        let later: BTreeSet<_> =
-            past.iter().filter(|other| sound(other) && period(other) > period(one)).map(|other| period(other)).collect();
+        let later: BTreeSet<_> = past
+            .iter()
+            .filter(|other| sound(other) && period(other) > period(one))
+            .map(|other| period(other))
+            .collect();
         sound(one) && of_period.into_iter().all(|other| !newer(other, one)) && (later.len() as u64) < count
     }
 
@@ -227,7 +231,7 @@ fn backups() -> impl Strategy<Value = Vec<Candidate>> {
             let backup_type = if full { BackupType::FullCollection } else { BackupType::Partition };
             let tags = tags.into_iter().map(str::to_owned).collect();
             let parent = (parent < 24).then(|| id(parent));
-            Candidate { health, backup_type, tags, parent, ..aged(number, hours) }
+            Candidate { backup_type, tags, parent, health, ..aged(number, hours) }
         };
         all.into_iter().enumerate().map(build).collect()
     })

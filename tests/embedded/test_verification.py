@@ -204,16 +204,12 @@ async def test_without_checksums_lengths_are_all_that_is_known_of_files(small, c
         result = await manager.verify_backup(small.backup_id, params=params)
         assert result.files_failed == ["indexes/vector.json"]
         assert result.checksum_valid is False
-        off = await manager.verify_backup(
-            small.backup_id, params=params.model_copy(update={"verify_checksums": False})
-        )
+        off = await manager.verify_backup(small.backup_id, params=params.model_copy(update={"verify_checksums": False}))
         assert off.success
         assert off.checksum_valid is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "switch"), [("CHECKSUM", "verify_checksums"), ("QUICK", "verify_data_integrity")]
-)
+@pytest.mark.parametrize(("kind", "switch"), [("CHECKSUM", "verify_checksums"), ("QUICK", "verify_data_integrity")])
 async def test_what_leaves_its_proof_out_warns_and_proves_nothing(small, connect, kind, switch):
     async with connect(None) as manager:
         params = VerificationParams(verification_type=kind, **{switch: False})

@@ -50,9 +50,7 @@ class Made:
         return put(root, manifest(self.created_at, self.number, self.collection, tags=self.tags), self.verified)
 
 
-def newest_of_period(
-    one: Made, past: list[Made], count: int, period: Callable[[dt.datetime], tuple[int, ...]]
-) -> bool:
+def newest_of_period(one: Made, past: list[Made], count: int, period: Callable[[dt.datetime], tuple[int, ...]]) -> bool:
     sound = [other for other in past if other.verified is not False]
     mine = period(one.created_at)
     later = {period(other.created_at) for other in sound if period(other.created_at) > mine}
