@@ -71,7 +71,7 @@ impl SetDigest {
 
     /// Takes in all rows of another set.
     pub fn merge(&mut self, other: &Self) {
-        self.rows += other.rows;
+        self.rows = self.rows.wrapping_add(other.rows);
         self.sum = self.sum.wrapping_add(other.sum);
     }
 

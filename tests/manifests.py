@@ -113,7 +113,7 @@ def put(root: Path, manifest: dict[str, Any], verified: bool | None = None) -> P
 
 
 def fill(root: Path, count: int, collections: Iterable[str], now: dt.datetime, hours: float = 6) -> None:
-    """Writes `count` backups, every `hours` hours back from `now`, of the collections in turn, all but some verified."""
+    """Writes `count` backups of the collections in turn, every `hours` hours back from `now`; most are verified."""
     names = list(collections)
     for number in range(count):
         created_at = now - dt.timedelta(hours=hours * (number // len(names)))

@@ -7,6 +7,7 @@ not machines. A Milvus server measured here runs on its own default settings.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Any
 
 from pymilvus import MilvusClient
 
-from benches.compare import data
+from benches.compare import data, scale
 from benches.compare.table import markdown
 from benches.compare.wire import Wire
 from tests.servers.milvus_235 import Milvus235
@@ -152,6 +153,10 @@ def main() -> None:
     """Measures, prints the table, and saves everything as JSON."""
     options = arguments()
     sizes = {"server": options.rows or 1_000_000, "lite": options.lite_rows or options.rows or 100_000}
+    if "scale" in options.parts:
+        print(asyncio.run(scale.measure(scale.COUNT)))
+        if options.parts == ["scale"]:
+            return
     base = Path(tempfile.mkdtemp(prefix="milvault-bench-"))
     benches = []
     try:
@@ -211,7 +216,7 @@ def arguments() -> argparse.Namespace:
         default=8000,
         help="rows a batch of raw and pymilvus inserts; default: as Milvault sends",
     )
-    parser.add_argument("--parts", nargs="+", default=["export", "restore", "memory"], metavar="PART")
+    parser.add_argument("--parts", nargs="+", default=["scale", "export", "restore", "memory"], metavar="PART")
     parser.add_argument("--baselines-only", dest="milvault", action="store_false", help="leave Milvault out")
     parser.add_argument("--json", type=Path, help="where to save every measurement")
     return parser.parse_args()

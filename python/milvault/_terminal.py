@@ -176,9 +176,8 @@ def show_verified(backup: str, result: VerificationResult) -> None:
     if result.success:
         sampled = result.details.get("row_groups_checked")
         sample = "" if sampled is None else f", {sampled} of {result.details.get('row_groups')} row groups decoded,"
-        print(
-            f"{backup} is whole: {result.files_verified} files checked{sample} in {human_duration(milliseconds / 1000)}"
-        )
+        took = human_duration(milliseconds / 1000)
+        print(f"{backup} is whole: {result.files_verified} files checked{sample} in {took}")
     else:
         print(f"{backup} is DAMAGED")
         for error in result.errors:

@@ -159,8 +159,8 @@ fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &st
     if verified {
         value["state"] = "VERIFIED".into(); // the manifest itself never changes: that the backup is whole stays true
     }
-    value["last_verified_at"] =
-        verification.filter(|_| verified).and_then(|outcome| outcome.get("verified_at")).cloned().unwrap_or_default();
+    let at = verification.filter(|_| verified).and_then(verdict::verified_at);
+    value["last_verified_at"] = at.map_or(Value::Null, |at| json!(at));
     value["storage_path"] = storage_path.into();
     value
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::agree::{self, Contradiction};
+use super::agree::{self, Agreement, Contradiction};
 use super::control::Control;
 use super::read::blocking;
 use super::verify::{Checks, Verification};
@@ -52,7 +52,8 @@ pub(super) async fn verify(
     let mut outcome = Verification::of_files("QUICK", &report);
     // Data files are not hashed: that a checksum is wrong can be found, that all are right cannot.
     outcome.checksum_valid = outcome.checksum_valid.filter(|valid| !valid);
-    let found = if sound_files || !fail_fast { agree::with_itself(backup, checks).await? } else { Default::default() };
+    let found =
+        if sound_files || !fail_fast { agree::with_itself(backup, checks).await? } else { Agreement::default() };
     outcome.contradicted(found.contradictions);
     if checks.data
         && (outcome.success || !fail_fast)
@@ -219,6 +220,7 @@ async fn open(backup: &Backup, chunk: &ChunkEntry) -> Result<Source> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss)] // a few dozen row groups
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -319,6 +319,12 @@ impl Manifest {
         for partition in self.partition_names.iter().chain(self.digest.partitions.keys()) {
             check_name("partition", partition).map_err(wrong)?;
         }
+        if !(1..=9999).contains(&self.created_at.year()) {
+            return Err(damaged("has a time of creation that is none"));
+        }
+        if !(self.schema_snapshot.is_null() || self.schema_snapshot.is_object()) {
+            return Err(damaged("has a schema that is none"));
+        }
         if self.digest.partitions.values().any(|partition| !is_hex(&partition.digest, 32)) {
             return Err(damaged("has a digest that is not 32 hex digits"));
         }
@@ -454,6 +460,9 @@ mod tests {
             ("partition_names", json!(["a/b"])),
             ("checksum", json!("ABC")),
             ("metadata_version", json!(0)),
+            ("created_at", json!("+12026-11-21T06:30:00Z")),
+            ("created_at", json!("-0001-11-21T06:30:00Z")),
+            ("schema_snapshot", json!([1])),
             ("digest", json!({"algorithm": "xxh3-128", "partitions": {"p": {"rows": 1, "digest": "x"}}})),
         ] {
             let mut value = valid.clone();

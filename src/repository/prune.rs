@@ -155,13 +155,13 @@ impl Repository {
     /// Which of `ids` are being read, and by whom.
     async fn being_read(&self, folder: &str, ids: &[BackupId]) -> Result<BTreeMap<BackupId, String>> {
         let wanted: BTreeSet<_> = ids.iter().collect();
-        let looks = self.store.list(&format!("{folder}/{READERS}")).await?.into_iter().filter_map(|marker| {
+        let markers = self.store.list(&format!("{folder}/{READERS}")).await?.into_iter().filter_map(|marker| {
             let path = RelativePath::new(marker.path).ok()?;
             let id: BackupId = path.file_name().split('.').next()?.parse().ok()?;
-            wanted
-                .contains(&id)
-                .then(|| async move { Ok::<_, Error>((id, standing(&self.store, &path, self.heartbeat).await?)) })
+            wanted.contains(&id).then_some((id, path))
         });
+        let looks = markers
+            .map(|(id, path)| async move { Ok::<_, Error>((id, standing(&self.store, &path, self.heartbeat).await?)) });
         let looks: Vec<_> = futures::future::try_join_all(looks.collect::<Vec<_>>()).await?;
         let alive = looks.into_iter().filter_map(|(id, standing)| match standing {
             Standing::Alive(record) => Some((id, format!("it is being read ({})", record.holder()))),

@@ -202,10 +202,9 @@ fn depths(candidates: &[Candidate]) -> BTreeMap<BackupId, usize> {
             path.push(id);
             at = parents.get(id).copied().flatten();
         }
-        let mut depth = at.and_then(|id| depths.get(id)).map_or(0, |below: &usize| below + 1);
-        for id in path.into_iter().rev() {
+        let lowest = at.and_then(|id| depths.get(id)).map_or(0, |below: &usize| below + 1);
+        for (depth, id) in (lowest..).zip(path.into_iter().rev()) {
             depths.entry(id.clone()).or_insert(depth);
-            depth += 1;
         }
     }
     depths

@@ -132,7 +132,7 @@ fn what_others_build_on_stays_and_goes_last() {
     assert_eq!(deleted, [id(3), id(5), id(1)]);
     // Wrong clocks: the child is older than what it builds on.
     backups[5].created_at = now() - TimeDelta::hours(1);
-    assert_eq!(plan(&NOTHING, now(), &backups).delete.iter().position(|one| *one == id(5)) > Some(1), true);
+    assert!(plan(&NOTHING, now(), &backups).delete.iter().position(|one| *one == id(5)) > Some(1));
 }
 
 #[test]
@@ -161,7 +161,7 @@ mod oracle {
 
     fn week(time: DateTime<Utc>) -> i64 {
         // Days since a Monday, in sevens.
-        (time.date_naive().num_days_from_ce() as i64 - 1).div_euclid(7)
+        (i64::from(time.date_naive().num_days_from_ce()) - 1).div_euclid(7)
     }
 
     fn in_periods(one: &Candidate, past: &[&Candidate], count: u64, period: impl Fn(&Candidate) -> i64) -> bool {
@@ -231,7 +231,7 @@ fn backups() -> impl Strategy<Value = Vec<Candidate>> {
             let backup_type = if full { BackupType::FullCollection } else { BackupType::Partition };
             let tags = tags.into_iter().map(str::to_owned).collect();
             let parent = (parent < 24).then(|| id(parent));
-            Candidate { health, backup_type, tags, parent, ..aged(number, hours) }
+            Candidate { backup_type, tags, parent, health, ..aged(number, hours) }
         };
         all.into_iter().enumerate().map(build).collect()
     })

@@ -28,6 +28,8 @@ pub const VERIFICATION_FILE: &str = "verification.json";
 pub const CEILING: u64 = 256 << 20;
 /// No backup has more files than this.
 pub const MOST_FILES: usize = 1_000_000;
+/// No chunk has more rows or bytes than this, so that those of all chunks can be added up.
+pub const LARGEST_CHUNK: u64 = 1 << 40;
 
 /// One file, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +137,9 @@ impl ChunkTable {
                 return Err(damaged(CHUNKS_FILE, &format!("has a chunk outside data/: {}", chunk.file)));
             }
             check_name("partition", &chunk.partition).map_err(|error| damaged(CHUNKS_FILE, error.message()))?;
+            if [chunk.rows, chunk.bytes, chunk.file_bytes].into_iter().any(|number| number > LARGEST_CHUNK) {
+                return Err(damaged(CHUNKS_FILE, &format!("has for {} a number that no chunk has", chunk.file)));
+            }
             if !is_hex(&chunk.digest, 32) {
                 return Err(damaged(
                     CHUNKS_FILE,
@@ -271,6 +276,8 @@ mod tests {
         assert!(parse(&[chunk("data/../../a", "1")]).is_err());
         assert!(parse(&[chunk("schema.json", "1")]).is_err());
         assert!(parse(&[chunk("data/a", "[1]")]).is_err());
+        let many = chunk("data/a", "1").replace(r#""rows": 1"#, r#""rows": 18446744073709551615"#);
+        assert!(parse(&[many]).is_err());
     }
 
     proptest! {

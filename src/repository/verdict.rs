@@ -4,6 +4,7 @@
 //! Damage that one type found is not forgotten when a weaker one, which may not look there, finds nothing: it stands
 //! until a type that is at least as thorough has found the backup whole.
 
+use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value, json};
 
 use super::retention::Health;
@@ -36,9 +37,21 @@ pub fn health(verification: Option<&Value>) -> Health {
 #[must_use]
 pub fn by_type(verification: &Value) -> Map<String, Value> {
     match verification.get(BY_TYPE) {
-        Some(Value::Object(last)) => last.clone(),
+        Some(Value::Object(last)) => last
+            .iter()
+            .filter(|(_, found)| found.is_object())
+            .map(|(name, found)| (name.clone(), found.clone()))
+            .collect(),
         _ => entry(verification).into_iter().collect(),
     }
+}
+
+/// When the backup was last verified; `None` where what stands there is no time of a zone.
+#[must_use]
+pub fn verified_at(verification: &Value) -> Option<DateTime<Utc>> {
+    let text = verification.get("verified_at")?.as_str()?;
+    let time = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
+    (1..=9999).contains(&time.year()).then_some(time)
 }
 
 /// What the file has to say after `outcome`, where it said `before`.
@@ -120,5 +133,10 @@ mod tests {
             noted(Some(&value), &json!({"by_type": []}));
         }
         assert_eq!(health(None), Health::Unknown);
+        assert_eq!(by_type(&json!({"by_type": {"DEEP": 3, "QUICK": {"success": true}}})).len(), 1);
+        for time in [json!(5), json!("yesterday"), json!("2026-01-01T00:00:00"), json!("+12026-01-01T00:00:00Z")] {
+            assert_eq!(verified_at(&json!({"verified_at": time})), None);
+        }
+        assert!(verified_at(&json!({"verified_at": "2026-11-21T06:30:00.5+01:00"})).is_some());
     }
 }

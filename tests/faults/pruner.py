@@ -1,7 +1,7 @@
 """A process that backs one collection up, or applies a retention policy to it, again and again until a given time.
 
-`python -m tests.faults.pruner JSON` with work ("backup" or "prune"), uri, root, collection and seconds. Prints a line of
-JSON: how often it was done and refused, and what went wrong.
+`python -m tests.faults.pruner JSON` with work ("backup" or "prune"), uri, root, collection and seconds. Prints a line
+of JSON: how often it was done and refused, and what went wrong.
 """
 
 from __future__ import annotations

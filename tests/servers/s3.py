@@ -43,6 +43,11 @@ class S3Server:
         """The same as environment variables."""
         return {name.upper(): value for name, value in self.options.items()}
 
+    def requests(self, bucket: str) -> list[str]:
+        """What was asked of a bucket so far: the lines of the server's log, which end in the answers' status."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if f" /{bucket}" in line]
+
     def client(self) -> Any:
         """A boto3 client, to look at the store by other means than ours."""
         return boto3.client(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import pytest
 
-from milvault import BackupCorruptedError, BackupParams, BackupStorageError, RestoreParams
+from milvault import (
+    BackupCorruptedError,
+    BackupManager,
+    BackupParams,
+    BackupStorageError,
+    RestoreParams,
+    VerificationParams,
+)
+from tests.manifests import manifest, sealed
 from tests.recipes import create, create_large, expected, partitioned, plain, read_all
 
 pytestmark = pytest.mark.s3
@@ -88,6 +97,70 @@ async def test_damage_on_s3_is_found_and_not_restored(lite, connect, name, url, 
             await manager.restore_backup(backup.backup_id, name)
     assert failure.value.failed_files == verification.files_failed
     assert lite.client.list_collections() == []
+
+
+async def test_a_sample_is_verified_by_ranges(lite, connect, name, url, s3_server, bucket):
+    create_large(lite.address, name, 12 * 250, 1024)
+    async with connect(lite, root=url, default_chunk_size_mb=1) as manager:
+        backup = await manager.create_backup(name)
+        assert backup.success, backup.error_message
+        quick = VerificationParams(verification_type="QUICK", sample_size=20, seed=1)
+        before = s3_server.requests(bucket)
+        result = await manager.verify_backup(backup.backup_id, params=quick)
+        asked = s3_server.requests(bucket)[len(before) :]
+        assert result.success, result.errors
+        assert (result.details["row_groups"], result.details["row_groups_checked"]) == (12, 3)
+        data = [line for line in asked if "GET" in line and "/data/" in line and "list-type" not in line]
+        assert data
+        assert all(line.endswith("206 -") for line in data), data  # ranges, never a whole object
+        # A footer of each file, and of three of them the footer again and a row group.
+        assert len(data) <= 12 + 3 * 2 + 6, data
+
+        keys = sorted(key for key in objects(s3_server, bucket) if "/data/" in key)
+        body = bytearray(objects(s3_server, bucket)[keys[4]])
+        body[len(body) // 2] ^= 4
+        s3_server.client().put_object(Bucket=bucket, Key=keys[4], Body=bytes(body))
+        everything = quick.model_copy(update={"sample_size": 100.0})
+        result = await manager.verify_backup(backup.backup_id, params=everything)
+        assert result.files_failed == [f"data/{keys[4].rsplit('/', 1)[1]}"]
+
+
+async def test_the_requests_to_list_a_collection_do_not_grow_with_other_collections(url, s3_server, bucket, connect):
+    now = dt.datetime.now(dt.timezone.utc)
+
+    def put(collection: str, number: int) -> None:
+        made = manifest(now - dt.timedelta(days=number), number, collection)
+        key = f"some/prefix/{collection}/{made['backup_id']}/metadata.json"
+        s3_server.client().put_object(Bucket=bucket, Key=key, Body=sealed(made))
+
+    async def requests() -> int:
+        before = len(s3_server.requests(bucket))
+        async with BackupManager.connect(None, url) as manager:
+            assert len(await manager.list_backups("articles", database="default")) == 3
+            plan = await manager.apply_retention_policy(
+                "articles", dry_run=True, database="default", retention_count=1, retention_days=0, min_backups_to_keep=0
+            )
+        assert plan["backups_to_delete"] == 2
+        return len(s3_server.requests(bucket)) - before
+
+    for number in range(3):
+        put("articles", number)
+    alone = await requests()
+    for number in range(60):
+        put(f"other_{number}", number)
+    assert await requests() == alone
+
+
+async def test_a_policy_deletes_on_s3(lite, connect, name, url, s3_server, bucket):
+    create(lite.client, name, plain(20))
+    async with connect(lite, root=url) as manager:
+        made = [await manager.create_backup(name, BackupParams(backup_name=f"{number}")) for number in range(3)]
+        rules = {"retention_count": 1, "retention_days": 0, "min_backups_to_keep": 0}
+        done = await manager.apply_retention_policy(name, **rules)
+        left = [backup.backup_id for backup in await manager.list_backups(name)]
+    assert len(left) == 1
+    assert sorted([*done["deleted_backup_ids"], *left]) == sorted(backup.backup_id for backup in made)
+    assert all(f"/{left[0]}/" in key for key in objects(s3_server, bucket))
 
 
 async def test_a_missing_bucket_is_a_storage_error_that_names_it(lite, connect, name, url, s3_server, bucket):
