@@ -53,7 +53,7 @@ from .errors import (
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
-from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupMetadata, BackupResult, ExportResult, RestoreResult, VerificationResult
 
 if TYPE_CHECKING:
     from .helpers import ChecksumCalculator, CompressionHandler
@@ -86,6 +86,7 @@ __all__ = [
     "CompressionHandler",
     "ConnectionManager",
     "DatabaseLockedError",
+    "ExportResult",
     "InsufficientStorageError",
     "InvalidArgumentError",
     "OperationTimeoutError",
