@@ -47,6 +47,8 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	@rm -f $(VENV)/.debug
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(BENCH)
+	$(BIN)/python -m benches.compare.files
+	$(BIN)/python -m benches.compare.imports
 
 soak: develop  ## the fault suites at full size: a hundred kills, five hundred flips
 	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults -s
