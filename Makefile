@@ -49,6 +49,8 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	@rm -f $(VENV)/.debug
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(BENCH)
+	$(BIN)/python -m benches.compare.files
+	$(BIN)/python -m benches.compare.imports
 
 soak: develop  ## everything slow at full size: kills, flips, mutations, limits, every store (hours)
 	MILVAULT_SOAK=1 $(BIN)/python -m pytest $(SOAK) -s

@@ -60,6 +60,7 @@ from .results import (
     BackupResult,
     CopyResult,
     DamagedBackup,
+    ExportResult,
     RestoreResult,
     VerificationResult,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "CopyResult",
     "DamagedBackup",
     "DatabaseLockedError",
+    "ExportResult",
     "InsufficientStorageError",
     "InvalidArgumentError",
     "MilvusStorage",

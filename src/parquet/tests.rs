@@ -328,3 +328,25 @@ proptest! {
         prop_assert!(ChunkReader::open(Bytes::from(file), &string_keys(), "f").is_err());
     }
 }
+
+#[test]
+fn some_columns_of_some_row_groups_are_read_alone() {
+    let (schema, batch) = vectors(16, 1000);
+    let (file, _) = written(&schema, &WriteOptions { row_group_bytes: 10_000, ..SMALL }, std::slice::from_ref(&batch));
+    let reader = opened(&file, &schema);
+    let names: Vec<&str> = schema.fields.iter().map(|field| field.name.as_str()).collect();
+    let key = schema.primary_key().unwrap().name.clone();
+    let filter = |text: String| crate::filter::Filter::parse(&text, &schema).unwrap();
+    // 10,000 bytes hold 138 rows: eight row groups.
+    assert_eq!(reader.row_groups_that_may_match(&filter(format!("{key} == 140"))), [1]);
+    assert_eq!(reader.row_groups_that_may_match(&filter(format!("{key} < 0"))), [0_usize; 0]);
+    assert_eq!(reader.row_groups_that_may_match(&filter(format!("not ({key} in [5, 140])"))).len(), 8);
+    let keys: Vec<_> = reader.select(&[&key], vec![1, 3], 50).unwrap().map(Result::unwrap).collect();
+    assert!(keys.iter().all(|batch| batch.num_columns() == 1 && batch.num_rows() <= 50));
+    let expected = [batch.slice(138, 138), batch.slice(3 * 138, 138)].map(|rows| rows.project(&[0]).unwrap());
+    assert_eq!(rows_of(&keys), rows_of(&expected));
+    let all: Vec<_> = reader.select(&names, (0..8).collect(), 1000).unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows_of(&all), rows_of(&[batch]));
+    assert_eq!(reader.select(&[&key], vec![8], 50).err().unwrap().kind(), Kind::InvalidArgument);
+    assert_eq!(reader.select(&["nope"], vec![0], 50).err().unwrap().kind(), Kind::Internal);
+}
