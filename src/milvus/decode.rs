@@ -99,6 +99,17 @@ impl Column<'_> {
                 let values = self.places(array.data.len())?.spread(array.data, self.rows);
                 Ok(Arc::new(TimestampMicrosecondArray::new(values.into(), self.nulls).with_timezone("UTC")))
             }
+            // Milvus Lite tells them as text, such as 2026-11-21T06:30:00.25Z.
+            (DataType::Timestamptz, Scalars::StringData(array)) => {
+                let texts = self.places(array.data.len())?.spread(array.data, self.rows);
+                let micros = |(row, text): (usize, &String)| match &self.nulls {
+                    Some(nulls) if nulls.is_null(row) => Some(0),
+                    _ => chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros()),
+                };
+                let values: Option<Vec<i64>> = texts.iter().enumerate().map(micros).collect();
+                let values = values.ok_or_else(|| self.misfit("has a time that is none"))?;
+                Ok(Arc::new(TimestampMicrosecondArray::new(values.into(), self.nulls).with_timezone("UTC")))
+            }
             (DataType::Float, Scalars::FloatData(array)) => {
                 let values = self.numbers::<f32>(array.data, 1)?;
                 Ok(Arc::new(Float32Array::new(values, self.nulls)))
