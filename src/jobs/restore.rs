@@ -382,7 +382,7 @@ async fn prove(
                 ),
             ));
         }
-        all.rows
+        all.rows + reading.not_shown()
     } else {
         let reader = read::Reader::new(&plan.client, made, 2).await?;
         let counts = reader.counts(&reader.partitions(&[])).await?;
