@@ -48,8 +48,8 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	$(BIN)/maturin develop --quiet --release
 	$(BIN)/python -m benches.compare $(BENCH)
 
-soak: develop  ## the fault suites at full size: a hundred kills, five hundred flips
-	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults -s
+soak: develop  ## the fault suites at full size: a hundred kills, five hundred flips, 20,000 random collections
+	MILVAULT_SOAK=1 $(BIN)/python -m pytest tests/faults tests/property -s
 
 wheel: $(VENV)/.build  ## a wheel for this platform, in dist/
 	$(BIN)/maturin build --release --out dist
