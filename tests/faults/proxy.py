@@ -1,6 +1,6 @@
-"""A gRPC proxy between Milvault and a real Milvus: every call goes through as it is, but for the faults that a test puts in.
+"""A gRPC proxy between Milvault and a real Milvus: calls go through as they are, but for the faults that a test adds.
 
-It knows nothing of Milvus: calls are a method's name and bytes. It runs in threads of its own, so that tests may await.
+It knows nothing of Milvus: calls are a method and bytes. It runs in threads of its own, so that tests may await.
 """
 
 from __future__ import annotations

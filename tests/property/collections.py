@@ -143,7 +143,8 @@ def shapes() -> SearchStrategy[str]:
     """Geometries as text, which Lite keeps as it came: points and valid polygons are all that it takes."""
     number = st.integers(-150, 150)
     sides = st.integers(1, 20)
-    dots = st.tuples(number, number | st.sampled_from(["0.5", "-1.25", "1.50"])).map(lambda at: "POINT ({} {})".format(*at))
+    fine = number | st.sampled_from(["0.5", "-1.25", "1.50"])
+    dots = st.tuples(number, fine).map(lambda at: f"POINT ({at[0]} {at[1]})")
     rings = st.tuples(number, number, sides).map(
         lambda at: f"POLYGON (({at[0]} {at[1]}, {at[0] + at[2]} {at[1]}, {at[0]} {at[1] + at[2]}, {at[0]} {at[1]}))"
     )
@@ -273,7 +274,8 @@ def collections(draw: st.DrawFn, kind: str) -> Drawn:
 @st.composite
 def vector_fields(draw: st.DrawFn, kind: str) -> list[dict[str, Any]]:
     """One vector field, on Lite up to three."""
-    choices = ["FLOAT_VECTOR", "SPARSE_FLOAT_VECTOR"] if kind == LITE else ["FLOAT_VECTOR", "BINARY_VECTOR", "FLOAT16_VECTOR"]
+    only = {LITE: ["SPARSE_FLOAT_VECTOR"], SERVER: ["BINARY_VECTOR", "FLOAT16_VECTOR"]}
+    choices = ["FLOAT_VECTOR", *only[kind]]
     drawn = draw(st.lists(st.sampled_from(choices), min_size=1, max_size=3 if kind == LITE else 1))
     fields = []
     for at, data_type in enumerate(drawn):

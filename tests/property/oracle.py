@@ -36,7 +36,7 @@ def make(client: MilvusClient, name: str, drawn: Drawn) -> None:
     for one in drawn.fields:
         if one["dtype"] in INDEXES:
             params.add_index(one["name"], **INDEXES[one["dtype"]])
-    client.create_index(name, params)
+    client.create_index(name, params, sync=False)  # pymilvus would sleep half a second for each
     client.load_collection(name)
 
 
@@ -62,9 +62,7 @@ def shown(client: MilvusClient, name: str, drawn: Drawn) -> dict[Any, Row]:
 def meant(drawn: Drawn) -> dict[Any, Row]:
     """What the server has to show of a collection that was just made."""
     places = [place or None for place in drawn.places]
-    return {
-        row[drawn.key]: comparable(drawn, row, place) for row, place in zip(drawn.rows, places, strict=True)
-    }
+    return {row[drawn.key]: comparable(drawn, row, place) for row, place in zip(drawn.rows, places, strict=True)}
 
 
 def filed(folder: str | Path, drawn: Drawn) -> dict[Any, Row]:
