@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Half the build time of a cold build is other people's crates: one debug build serves develop, tests and lints alike.
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src proto -type f)
 # What `make soak` runs: everything that has a larger size than in `make test`.
-SOAK ?= tests/faults tests/fuzz tests/stores tests/embedded/test_control.py tests/server/test_limits.py
+SOAK ?= tests/faults tests/fuzz tests/property tests/stores tests/embedded/test_control.py tests/server/test_limits.py
 # Quiet, and without looking for newer versions of pip itself.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_QUIET = 1

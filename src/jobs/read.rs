@@ -78,6 +78,13 @@ impl Reading {
         self.partitions.values().map(|read| read.set.rows).sum()
     }
 
+    /// How many rows the server counted, when reading had ended, that did not come: copies of a key's row, where no key
+    /// is missing.
+    #[must_use]
+    pub fn not_shown(&self) -> u64 {
+        self.partitions.values().map(|read| read.after.saturating_sub(read.set.rows)).sum()
+    }
+
     /// Whether counts changed while rows were read: somebody was writing.
     #[must_use]
     pub fn writers_were_active(&self) -> bool {
@@ -251,7 +258,8 @@ impl<'a> Reader<'a> {
         Ok((piece.partition, sink.end().await?, pages))
     }
 
-    /// Whether what was read agrees with the counts, or the difference has a reason that may stand.
+    /// Whether what was read agrees with the counts, or the difference has a reason that may stand. Writers are a
+    /// reason for counts that differ, not for fewer rows than both of them.
     async fn explained(
         &self,
         partition: &str,
@@ -259,17 +267,15 @@ impl<'a> Reader<'a> {
         policy: DuplicatePolicy,
         warnings: &mut Vec<String>,
     ) -> Result<bool> {
-        if read.before != read.after {
-            warnings.push(format!(
-                "rows were written to '{}' while it was read (partition {partition}: {} rows before, {} after, {} read): the backup is not of one moment",
-                self.collection.name, read.before, read.after, read.set.rows
-            ));
+        let counted = read.before.min(read.after);
+        let steady = read.before == read.after;
+        if read.set.rows == counted || (!steady && read.set.rows > counted) {
+            if !steady {
+                warnings.push(self.torn(partition, read));
+            }
             return Ok(true);
         }
-        if read.set.rows == read.after {
-            return Ok(true);
-        }
-        if read.set.rows > read.after {
+        if read.set.rows > counted {
             return Ok(false);
         }
         let request = self.request(partition, self.timestamp);
@@ -299,8 +305,12 @@ impl<'a> Reader<'a> {
             .with("duplicate_keys", found.keys.iter().map(|(key, _)| key.to_json()).collect::<Vec<_>>()));
         }
         let extra: u64 = found.keys.iter().map(|(_, times)| times - 1).sum();
-        if found.hidden > 0 || read.set.rows + extra != read.after {
+        let all = read.set.rows + extra;
+        if found.hidden > 0 || all < counted || (steady && all > counted) {
             return Ok(false);
+        }
+        if !steady {
+            warnings.push(self.torn(partition, read));
         }
         warnings.push(format!(
             "partition {partition}: {extra} rows share their primary key with another row and are not in the backup, which holds the row that Milvus shows of each key: {examples}"
@@ -308,14 +318,25 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
+    fn torn(&self, partition: &str, read: PartitionRead) -> String {
+        format!(
+            "rows were written to '{}' while it was read (partition {partition}: {} rows before, {} after, {} read): the backup is not of one moment",
+            self.collection.name, read.before, read.after, read.set.rows
+        )
+    }
+
     fn short(&self, partition: &str, read: PartitionRead) -> Error {
+        let counted = if read.before == read.after {
+            read.after.to_string()
+        } else {
+            format!("{} to {}", read.before.min(read.after), read.before.max(read.after))
+        };
         Error::new(
             Kind::Backup,
             format!(
-                "partition {partition} of '{}' has {} rows by the server's count, but {} came when all were asked for, {} times over. \
+                "partition {partition} of '{}' has {counted} rows by the server's count, but {} came when all were asked for, {} times over. \
                  No backup was made, since it would be incomplete. Try again after the server has compacted or been restarted",
                 self.collection.name,
-                read.after,
                 read.set.rows,
                 REREADS + 1
             ),

@@ -142,8 +142,8 @@ impl Client {
             num_partitions: if by_key { spread(like) } else { 0 },
         };
         let doing = format!("creating collection '{name}'");
-        let answer = self.call(&doing, rpc!(create_collection, request)).await?;
-        status::check(Some(&answer), &doing).map_err(incompatible)?;
+        let made = self.ask_for_once(&doing, rpc!(create_collection, request), async || self.exists(name).await).await;
+        made.map_err(incompatible)?;
         if !by_key {
             for partition in like.partitions.iter().filter(|partition| *partition != "_default") {
                 self.create_partition(name, partition).await.map_err(incompatible)?;
@@ -159,8 +159,12 @@ impl Client {
             collection_name: collection.to_owned(),
             partition_name: partition.to_owned(),
         };
-        self.ask(&format!("creating partition '{partition}'"), rpc!(create_partition, request)).await?;
-        Ok(())
+        let there = async || {
+            let partitions = self.collection_request(collection);
+            let answer = self.ask("listing partitions", rpc!(show_partitions, partitions)).await?;
+            Ok(answer.partition_names.iter().any(|name| name == partition))
+        };
+        self.ask_for_once(&format!("creating partition '{partition}'"), rpc!(create_partition, request), there).await
     }
 
     /// Drops a collection; one that is not there is fine. One that this client is just making is waited for: dropped
@@ -184,22 +188,8 @@ impl Client {
             ..Default::default()
         };
         let doing = format!("renaming collection '{from}' to '{to}'");
-        let mut attempt = 0;
-        loop {
-            let answer = self.call_once(&doing, rpc!(rename_collection, request)).await;
-            let error = match answer.and_then(|answer| status::check(Some(&answer), &doing)) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !error.is_temporary() || attempt >= self.retry().max_retries {
-                return Err(error);
-            }
-            tokio::time::sleep(self.retry().pause(attempt)).await;
-            attempt += 1;
-            if !self.exists(from).await? && self.exists(to).await? {
-                return Ok(());
-            }
-        }
+        let renamed = async || Ok(!self.exists(from).await? && self.exists(to).await?);
+        self.ask_for_once(&doing, rpc!(rename_collection, request), renamed).await
     }
 
     /// Points an alias at a collection, whether it exists already or not.
@@ -218,7 +208,9 @@ impl Client {
     /// [`Kind::Server`] also where there is an alias or a collection of that name.
     pub async fn create_alias(&self, alias: &str, collection: &str) -> Result<()> {
         let request = self.alias_request(alias, collection);
-        self.ask(&format!("creating alias '{alias}' of '{collection}'"), rpc!(create_alias, request)).await.map(drop)
+        let there = async || Ok(self.describe(collection).await?.aliases.iter().any(|name| name == alias));
+        let doing = format!("creating alias '{alias}' of '{collection}'");
+        self.ask_for_once(&doing, rpc!(create_alias, request), there).await
     }
 
     fn alias_request(&self, alias: &str, collection: &str) -> proto::AliasRequest {
@@ -234,9 +226,9 @@ impl Client {
             extra_params: describe::index_params_to_wire(&index.params, self.kind()),
             index_name: index.name.clone(),
         };
-        self.ask(&format!("creating index '{}' on field '{}'", index.name, index.field), rpc!(create_index, request))
-            .await?;
-        Ok(())
+        let there = async || Ok(self.indexes(collection).await?.iter().any(|made| made.field == index.field));
+        let doing = format!("creating index '{}' on field '{}'", index.name, index.field);
+        self.ask_for_once(&doing, rpc!(create_index, request), there).await
     }
 
     /// Drops an index; the collection must not be loaded.
@@ -355,7 +347,7 @@ impl Client {
 
 /// A refusal of the schema by the server itself: before any row, and so told like those that we find ourselves.
 fn incompatible(error: Error) -> Error {
-    if error.is_temporary() || error.kind() != Kind::Server {
+    if error.is_temporary() || error.kind() != Kind::Server || !error.details().contains_key("milvus_code") {
         return error;
     }
     let reason = error.message().to_owned();

@@ -1,13 +1,13 @@
 //! A connection: address, credentials, database, deadlines, and retries of what is safe to repeat.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::Deserialize;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use super::channel::{Credentials, endpoint};
@@ -69,6 +69,12 @@ fn default_request_timeout() -> f64 {
     120.0
 }
 
+/// How many times as often as others a call is repeated that the server refused as too much at once: it is there, and
+/// each pause lets it catch up.
+const THROTTLED_PATIENCE: u32 = 4;
+/// After so many doublings, pauses for such a call grow no longer.
+const THROTTLED_DOUBLINGS: u32 = 3;
+
 /// How often, and after what pause, a call that may succeed on repetition is repeated.
 #[derive(Debug, Clone, Copy)]
 pub struct Retry {
@@ -85,19 +91,27 @@ impl Retry {
         full.mul_f64(rand::random_range(0.5..1.5))
     }
 
+    /// The pause before a call that failed so is repeated, after `attempt` repetitions; `None` where it is not to be.
+    pub(super) fn after(&self, attempt: u32, error: &Error) -> Option<Duration> {
+        let throttled = status::throttled(error);
+        let most = if throttled { self.max_retries.saturating_mul(THROTTLED_PATIENCE) } else { self.max_retries };
+        let doublings = if throttled { attempt.min(THROTTLED_DOUBLINGS) } else { attempt };
+        (error.is_temporary() && attempt < most).then(|| self.pause(doublings))
+    }
+
     /// Attempts something, and again after a pause where it failed in a way that may pass. Other failures end it at
     /// once.
     async fn repeat<T, F: Future<Output = Result<T>>>(&self, mut attempt: impl FnMut() -> F) -> Result<T> {
         let mut number = 0;
         loop {
             match attempt().await {
-                Err(error) if error.is_temporary() && number < self.max_retries => {
-                    let pause = self.pause(number);
+                Err(error) => {
+                    let Some(pause) = self.after(number, &error) else { return Err(error) };
                     tracing::warn!(error = %error, pause_ms = pause.as_millis(), "a call failed and will be repeated");
                     tokio::time::sleep(pause).await;
                     number += 1;
                 }
-                outcome => return outcome,
+                done => return done,
             }
         }
     }
@@ -143,8 +157,9 @@ pub struct Client {
 }
 
 struct Inner {
-    channel: Channel,
-    service: MilvusServiceClient<Service>,
+    service: RwLock<MilvusServiceClient<Service>>,
+    endpoint: Endpoint,
+    credentials: Credentials,
     config: ServerConfig,
     retry: Retry,
     version: String,
@@ -175,7 +190,8 @@ impl Client {
                 let failure = unreachable_server(&config, &crate::error::chain(&error));
                 if may_start_yet(&error) { failure.temporary() } else { failure }
             })?;
-        let service = service(channel.clone(), &config)?;
+        let credentials = Credentials::new(&config)?;
+        let service = service_on(channel, credentials.clone());
         let mut first = service.clone();
         let hello = proto::ConnectRequest { client_info: Some(client_info(&config)) };
         let answer = deadline(&config, doing, first.connect(hello)).await?;
@@ -186,8 +202,9 @@ impl Client {
         let kind =
             if embedded || version.version.starts_with("milvus_lite") { ServerKind::Lite } else { ServerKind::Server };
         let inner = Inner {
-            channel,
-            service,
+            service: RwLock::new(service),
+            endpoint,
+            credentials,
             config,
             retry,
             version: version.version,
@@ -219,13 +236,16 @@ impl Client {
             .with("available_databases", known));
         }
         let config = ServerConfig { db_name: name.to_owned(), ..self.inner.config.clone() };
+        let credentials = Credentials::new(&config)?;
         let inner = Inner {
-            channel: self.inner.channel.clone(),
-            service: service(self.inner.channel.clone(), &config)?,
+            service: RwLock::new(service_on(self.inner.endpoint.connect_lazy(), credentials.clone())),
+            endpoint: self.inner.endpoint.clone(),
+            credentials,
             config,
             retry: self.inner.retry,
             version: self.inner.version.clone(),
             kind: self.inner.kind,
+            making: Making::default(),
             allocates_timestamps: AtomicBool::new(self.inner.allocates_timestamps.load(Ordering::Relaxed)),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -287,7 +307,8 @@ impl Client {
         }
     }
 
-    /// One attempt at a call, under its deadline.
+    /// One attempt at a call, under its deadline. Where it runs out, later calls go over a new connection: one whose
+    /// other end is gone without a word would hold up each of them as long.
     pub(super) async fn call_once<T, F>(
         &self,
         doing: &str,
@@ -296,7 +317,13 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        deadline(&self.inner.config, doing, send(self.inner.service.clone())).await
+        let service = self.inner.service.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let outcome = deadline(&self.inner.config, doing, send(service)).await;
+        if outcome.as_ref().is_err_and(status::timed_out) {
+            let fresh = service_on(self.inner.endpoint.connect_lazy(), self.inner.credentials.clone());
+            *self.inner.service.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+        outcome
     }
 
     /// A call that is safe to repeat: transport failures are retried. What the answer's own status says is the
@@ -317,12 +344,58 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.retried(|| async {
-            let answer = self.call_once(doing, &send).await?;
-            status::check(answer.status(), doing)?;
-            Ok(answer)
-        })
-        .await
+        self.retried(|| self.ask_once(doing, &send)).await
+    }
+
+    /// As [`Client::ask`], of the rows of a collection that is known to be loaded: a server that was restarted, and
+    /// says for a while that it is not, is asked again. Milvus Lite loads nothing by itself after a restart.
+    pub(super) async fn ask_loaded<T: HasStatus, F>(
+        &self,
+        doing: &str,
+        send: impl Fn(MilvusServiceClient<Service>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let passing = |error| if self.kind() == ServerKind::Lite { error } else { status::while_loaded(error) };
+        self.retried(|| async { self.ask_once(doing, &send).await.map_err(passing) }).await
+    }
+
+    /// A call that must not be done twice. Where its answer is lost, `found` says whether it happened; only if it did not
+    /// is it repeated.
+    pub(super) async fn ask_for_once<T: HasStatus, F>(
+        &self,
+        doing: &str,
+        send: impl Fn(MilvusServiceClient<Service>) -> F,
+        found: impl AsyncFn() -> Result<bool>,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut number = 0;
+        loop {
+            let Err(error) = self.ask_once(doing, &send).await else { return Ok(()) };
+            let Some(pause) = self.inner.retry.after(number, &error) else { return Err(error) };
+            tracing::warn!(error = %error, pause_ms = pause.as_millis(), "a call failed: whether it was done is looked up");
+            tokio::time::sleep(pause).await;
+            number += 1;
+            if found().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn ask_once<T: HasStatus, F>(
+        &self,
+        doing: &str,
+        send: impl Fn(MilvusServiceClient<Service>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let answer = self.call_once(doing, &send).await?;
+        status::check(answer.status(), doing)?;
+        Ok(answer)
     }
 
     async fn retried<T, F: Future<Output = Result<T>>>(&self, attempt: impl FnMut() -> F) -> Result<T> {
@@ -365,10 +438,10 @@ has_status!(
     ShowPartitionsResponse,
 );
 
-fn service(channel: Channel, config: &ServerConfig) -> Result<MilvusServiceClient<Service>> {
-    Ok(MilvusServiceClient::with_interceptor(channel, Credentials::new(config)?)
+fn service_on(channel: Channel, credentials: Credentials) -> MilvusServiceClient<Service> {
+    MilvusServiceClient::with_interceptor(channel, credentials)
         .max_decoding_message_size(MAX_ANSWER_BYTES)
-        .max_encoding_message_size(MAX_ANSWER_BYTES))
+        .max_encoding_message_size(MAX_ANSWER_BYTES)
 }
 
 async fn deadline<T>(
@@ -461,5 +534,17 @@ mod tests {
         assert!(retry.pause(0) <= Duration::from_secs_f64(7.5));
         assert!(retry.pause(9) <= Duration::from_secs(90));
         assert!(retry.pause(1) >= Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_server_that_asks_for_less_is_given_more_time() {
+        let retry = Retry { max_retries: 3, delay: Duration::from_secs(5) };
+        let limited = status::call_failed(&Status::resource_exhausted("rate limit"), "d", "l");
+        let down = status::call_failed(&Status::unavailable("down"), "d", "l");
+        assert!(retry.after(11, &limited).is_some_and(|pause| pause <= Duration::from_secs(60)));
+        assert!(retry.after(12, &limited).is_none());
+        assert!(retry.after(2, &down).is_some() && retry.after(3, &down).is_none());
+        assert!(retry.after(0, &status::call_failed(&Status::invalid_argument("no"), "d", "l")).is_none());
+        assert!(Retry { max_retries: 0, ..retry }.after(0, &limited).is_none());
     }
 }

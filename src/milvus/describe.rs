@@ -86,7 +86,7 @@ fn read_field(collection: &str, position: usize, wire: proto::FieldSchema, outpu
 /// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
 fn dynamic_field(fields: &[Field]) -> Field {
     Field {
-        id: fields.iter().map(|field| field.id + 1).max().unwrap_or(FIRST_FIELD_ID),
+        id: fields.iter().map(|field| field.id.saturating_add(1)).max().unwrap_or(FIRST_FIELD_ID),
         name: DYNAMIC_FIELD.to_owned(),
         description: String::new(),
         data_type: DataType::Json,

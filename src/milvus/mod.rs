@@ -6,6 +6,8 @@
 mod admin;
 mod channel;
 mod client;
+#[cfg(test)]
+mod damage_tests;
 mod decode;
 mod describe;
 mod duplicates;

@@ -205,7 +205,7 @@ impl Scanner {
         let query = query(&self.client, &self.request, filter, names, &params);
         let client = self.client.clone();
         let doing = format!("reading '{}'", self.request.collection);
-        let task = tokio::spawn(async move { client.ask(&doing, rpc!(query, query)).await });
+        let task = tokio::spawn(async move { client.ask_loaded(&doing, rpc!(query, query)).await });
         self.pending = Some((limit, AbortOnDropHandle::new(task)));
     }
 
@@ -319,7 +319,8 @@ impl Client {
 
     pub(super) async fn count_where(&self, request: &ScanRequest, filter: String) -> Result<u64> {
         let query = query(self, request, filter, vec!["count(*)".to_owned()], &[]);
-        let answer = self.ask(&format!("counting the rows of '{}'", request.collection), rpc!(query, query)).await?;
+        let doing = format!("counting the rows of '{}'", request.collection);
+        let answer = self.ask_loaded(&doing, rpc!(query, query)).await?;
         let count = answer.fields_data.into_iter().next().and_then(|column| match column.field {
             Some(proto::field_data::Field::Scalars(proto::ScalarField {
                 data: Some(proto::scalar_field::Data::LongData(array)),

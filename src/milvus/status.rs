@@ -16,8 +16,17 @@ const OLD_RATE_LIMIT: i32 = 49;
 /// `Status.code` of "service unavailable", "not ready" and their like, which pass.
 const NOT_READY: std::ops::RangeInclusive<i32> = 1..=3;
 
-/// Texts by which servers say that an answer was larger than a message may be: 2.3.5's gRPC limit and its own.
-const TOO_LARGE: [&str; 3] = ["larger than max", "exceed the limit size", "message larger than"];
+/// `Status.code` of a collection that is not, or not yet wholly, loaded, and of its missing channels and nodes: what a
+/// server that was restarted answers for a while, of collections that it is about to load again.
+const COMING_BACK: [std::ops::RangeInclusive<i32>; 3] = [101..=103, 500..=504, 901..=904];
+
+/// The detail that marks an error as "too much at once", which a server says before it does anything.
+const THROTTLED: &str = "throttled";
+
+/// Texts by which an answer, or a request, is said to be larger than a message may be: 2.3.5's gRPC limit and its own,
+/// and ours.
+const TOO_LARGE: [&str; 4] =
+    ["larger than max", "exceed the limit size", "message larger than", "message length too large"];
 
 /// Turns a `Status` that an answer carried into a result. `doing` says what was asked for.
 pub(super) fn check(status: Option<&proto::Status>, doing: &str) -> Result<(), Error> {
@@ -30,10 +39,9 @@ pub(super) fn check(status: Option<&proto::Status>, doing: &str) -> Result<(), E
     let error = Error::new(kind, format!("{doing}: Milvus answered: {reason}"))
         .with("milvus_code", status.code)
         .with("milvus_error_code", status.error_code);
-    let passing = status.retriable
-        || status.code == RATE_LIMIT
-        || status.error_code == OLD_RATE_LIMIT
-        || NOT_READY.contains(&status.code);
+    let throttled = status.code == RATE_LIMIT || status.error_code == OLD_RATE_LIMIT;
+    let error = if throttled { error.with(THROTTLED, true) } else { error };
+    let passing = status.retriable || throttled || NOT_READY.contains(&status.code);
     Err(if passing && !too_large(&error) { error.temporary() } else { error })
 }
 
@@ -65,8 +73,27 @@ pub(super) fn call_failed(status: &tonic::Status, doing: &str, label: &str) -> E
         Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => error.temporary(),
         // A connection that breaks in the middle of an answer is reported as Unknown or Internal by the HTTP/2 layer.
         Code::Unknown | Code::Internal if std::error::Error::source(status).is_some() => error.temporary(),
+        // Also said of messages that are too large, which no waiting helps.
+        Code::ResourceExhausted if !too_large(&error) => error.with(THROTTLED, true).temporary(),
         _ => error,
     }
+}
+
+/// Whether the server asked for less at once. It refused the call before it did anything.
+pub(super) fn throttled(error: &Error) -> bool {
+    error.is_temporary() && error.details().contains_key(THROTTLED)
+}
+
+/// Whether no answer came in time: the connection itself may be dead.
+pub(super) fn timed_out(error: &Error) -> bool {
+    error.details().get("grpc_code").is_some_and(|code| code == "DeadlineExceeded")
+}
+
+/// Of a collection that is known to be loaded: marks the answers of a server that is loading it again as passing.
+pub(super) fn while_loaded(error: Error) -> Error {
+    let code = error.details().get("milvus_code").and_then(serde_json::Value::as_i64).unwrap_or_default();
+    let passing = i32::try_from(code).is_ok_and(|code| COMING_BACK.iter().any(|codes| codes.contains(&code)));
+    if passing && !too_large(&error) { error.temporary() } else { error }
 }
 
 /// Whether the server said that the answer, or the request, was larger than a message may be.
@@ -107,5 +134,22 @@ mod tests {
         let error = check(Some(&status(65535, 1, "query results exceed the limit size")), "d").unwrap_err();
         assert!(!error.is_temporary());
         assert!(too_large(&error));
+    }
+
+    #[test]
+    fn exhausted_resources_are_waited_for_unless_the_message_is_what_is_too_large() {
+        let limited = call_failed(&tonic::Status::resource_exhausted("request is rejected by rate limiter"), "d", "l");
+        assert!(limited.is_temporary() && throttled(&limited));
+        let large = tonic::Status::resource_exhausted("trying to send message larger than max (7 vs. 6)");
+        let large = call_failed(&large, "d", "l");
+        assert!(!large.is_temporary() && too_large(&large) && !throttled(&large));
+    }
+
+    #[test]
+    fn not_loaded_passes_only_where_it_is_known_to_be_loaded() {
+        let error = check(Some(&status(101, 1, "collection not loaded")), "d").unwrap_err();
+        assert!(!error.is_temporary());
+        assert!(while_loaded(error).is_temporary());
+        assert!(!while_loaded(check(Some(&status(1100, 1, "bad filter")), "d").unwrap_err()).is_temporary());
     }
 }

@@ -21,6 +21,8 @@ use crate::schema::CollectionSchema;
 const MAX_UNSETTLED: usize = 8;
 /// Keys in one delete.
 const KEYS_A_DELETE: usize = 1_000;
+/// Bytes of keys in one delete, unless a single key is longer.
+const BYTES_A_DELETE: usize = 1 << 20;
 
 /// Where rows go.
 #[derive(Debug, Clone)]
@@ -136,8 +138,9 @@ impl Inserter {
     }
 }
 
-/// Inserts one batch. A refusal that says "later" is repeated, as nothing was taken; one too large for a message is
-/// halved.
+/// Inserts one batch. One that the server refused as too much at once is repeated, as nothing was taken; one too large
+/// for a message is halved. Any other failure that may pass leaves open what was taken: an insert goes to several
+/// shards, and some of them may have it.
 async fn insert(client: &Client, request: &InsertRequest, batch: Batch) -> Outcome {
     let doing = format!("inserting into '{}'", request.collection);
     let mut todo = vec![batch.rows.clone()];
@@ -159,26 +162,25 @@ async fn insert(client: &Client, request: &InsertRequest, batch: Batch) -> Outco
             fields_data,
             num_rows: u32::try_from(count).unwrap_or(u32::MAX),
         };
-        let answer = match client.call_once(&doing, rpc!(insert, message)).await {
+        let answer = client.call_once(&doing, rpc!(insert, message)).await;
+        let answer = answer.and_then(|answer| status::check(answer.status.as_ref(), &doing).map(|()| answer));
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) if status::too_large(&error) && count > 1 => {
                 todo.push(rows.slice(count / 2, count - count / 2));
                 todo.push(rows.slice(0, count / 2));
                 continue;
             }
-            Err(error) if error.is_temporary() => return Outcome::Unknown(batch, error),
-            Err(error) => return Outcome::Failed(error),
-        };
-        match status::check(answer.status.as_ref(), &doing) {
-            Ok(()) => {}
-            Err(error) if error.is_temporary() && attempt < client.retry().max_retries => {
-                tokio::time::sleep(client.retry().pause(attempt)).await;
+            Err(error) if status::throttled(&error) => {
+                let Some(pause) = client.retry().after(attempt, &error) else { return Outcome::Failed(error) };
+                tokio::time::sleep(pause).await;
                 attempt += 1;
                 todo.push(rows);
                 continue;
             }
+            Err(error) if error.is_temporary() => return Outcome::Unknown(batch, error),
             Err(error) => return Outcome::Failed(error),
-        }
+        };
         if !answer.err_index.is_empty() || answer.insert_cnt != i64::from(message_rows(count)) {
             return Outcome::Failed(Error::new(
                 Kind::Server,
@@ -198,6 +200,24 @@ fn message_rows(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
+/// The keys in groups that each fit one delete.
+fn groups(keys: &[Key]) -> Vec<&[Key]> {
+    let mut groups = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, key) in keys.iter().enumerate() {
+        let length = key.to_string().len();
+        if at > start && (at - start >= KEYS_A_DELETE || bytes + length > BYTES_A_DELETE) {
+            groups.push(&keys[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += length;
+    }
+    if start < keys.len() {
+        groups.push(&keys[start..]);
+    }
+    groups
+}
+
 async fn delete(client: &Client, request: &InsertRequest, batch: &Batch) -> Result<()> {
     let name = &request.schema.primary_key()?.name;
     let column = batch.rows.column_by_name(name).ok_or_else(|| internal("the rows to insert have no keys"))?;
@@ -208,7 +228,7 @@ impl Client {
     /// Deletes rows by their keys, in one partition or in all. Keys that are not there do no harm.
     pub async fn delete_keys(&self, from: &InsertRequest, partition: Option<&str>, keys: &[Key]) -> Result<()> {
         let name = &from.schema.primary_key()?.name;
-        for some in keys.chunks(KEYS_A_DELETE) {
+        for some in groups(keys) {
             let message = proto::DeleteRequest {
                 db_name: self.db(),
                 collection_name: from.collection.clone(),
@@ -232,5 +252,21 @@ impl Client {
         };
         self.ask(&format!("replacing rows of '{}'", into.collection), rpc!(upsert, message)).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deletes_hold_so_many_keys_and_so_many_bytes() {
+        let numbers: Vec<Key> = (0..2_500).map(Key::Int).collect();
+        assert_eq!(groups(&numbers).iter().map(|group| group.len()).collect::<Vec<_>>(), [1_000, 1_000, 500]);
+        let long: Vec<Key> = (0..40).map(|_| Key::Text("x".repeat(60_000))).collect();
+        assert_eq!(groups(&long).iter().map(|group| group.len()).collect::<Vec<_>>(), [17, 17, 6]);
+        let longer = [Key::Text("x".repeat(2 << 20)), Key::Text(String::new())];
+        assert_eq!(groups(&longer).len(), 2);
+        assert!(groups(&[]).is_empty());
     }
 }
