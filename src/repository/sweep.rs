@@ -31,8 +31,8 @@ impl Repository {
     /// Clears away what dead runs left in a collection's folder. Does nothing where a live run holds the lock.
     pub async fn sweep(&self, database: &str, collection: &str) -> Result<()> {
         let folder = collection_folder(database, collection)?;
-        if self.store.list(&folder).await?.is_empty() {
-            return self.store.remove_empty_folders(&folder).await;
+        if self.store.list(&folder).await?.is_empty() && self.store.list_folders(&folder).await?.is_empty() {
+            return self.store.remove_empty_parents(&lock_path(&folder)?).await;
         }
         let terms = Terms { purpose: "sweep", backup_id: None, entry: None, interval: self.heartbeat };
         let acquired = match Lease::acquire(&self.store, &lock_path(&folder)?, terms).await {
@@ -65,7 +65,9 @@ impl Repository {
             return Err(error);
         }
         finish_deletion(&self.store, &place.folder, &place.id).await?;
-        self.store.remove_empty_folders(&place.folder).await
+        self.store.remove_empty_folders(&format!("{}/{READERS}", place.folder)).await?;
+        // Never the folders of other backups: one that is being made has empty ones for a moment.
+        self.store.remove_empty_parents(&path_in(&place.folder, &place.id, manifest::FILE)?).await
     }
 
     async fn refuse_while_read(&self, place: &Place) -> Result<()> {
