@@ -54,7 +54,7 @@ from .errors import (
 from .manager import BackupManager
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream
-from .results import BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupMetadata, BackupResult, ExportResult, RestoreResult, VerificationResult
 
 if TYPE_CHECKING:
     from .helpers import ChecksumCalculator, CompressionHandler
@@ -88,6 +88,7 @@ __all__ = [
     "ConflictPolicy",
     "ConnectionManager",
     "DatabaseLockedError",
+    "ExportResult",
     "InsufficientStorageError",
     "InvalidArgumentError",
     "OperationTimeoutError",

@@ -24,6 +24,7 @@ from ._terminal import (
 from .cli import CORRUPT, DONE, FAILED, PARTLY_DONE, exit_code_of_kind
 from .config import BackupRecoveryConfig
 from .connection import DEFAULT_URI
+from .display import human_bytes
 from .enums import (
     AutoIdPolicy,
     BackupState,
@@ -283,6 +284,53 @@ def verify(
     else:
         show_verified(backup, result)
     return DONE if result.success else CORRUPT
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    backup: BackupArgument,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The file: .parquet, .arrow, .csv or .jsonl.", show_default=False)
+    ],
+    collection: CollectionOption = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", help="Only these, in this order: a,b,c. Repeatable.")
+    ] = None,
+    where: Annotated[str | None, typer.Option("--where", help="Only rows that match, such as 'price < 10'.")] = None,
+    partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="parquet, arrow, csv or jsonl. Default: by the file's name.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Write a backup's rows to a file."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=False)
+    names = [name for group in columns or [] for name in group.split(",")]
+    progress = draws_progress(as_json=settings.as_json)
+    result = _call(
+        manager,
+        lambda: manager.export_backup(
+            backup,
+            file,
+            collection,
+            format=file_format,
+            columns=names or None,
+            where=where,
+            partition_names=partition,
+            overwrite=overwrite,
+            progress=progress,
+            timeout=timeout,
+        ),
+    )
+    if settings.as_json:
+        print_json(result.to_dict())
+    else:
+        print(f"exported {result.row_count:,} rows to {result.path} ({human_bytes(result.size_bytes)})")
+    return DONE
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from .enums import BackupStorageType, BackupType, VerificationType
@@ -167,6 +168,42 @@ def open_request(
         "where": where,
         "partition_names": list(partition_names or ()),
     }
+
+
+EXPORT_FORMATS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+"""The format of an exported file by its suffix."""
+
+
+def export_request(
+    rows: dict[str, Any],
+    path: str | os.PathLike[str],
+    file_format: str | None,
+    *,
+    overwrite: bool,
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The core's `export` request, for the rows of an `open_request`.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right.
+    """
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise InvalidArgumentError(f"path has to be a file's path, not {text!r}")
+    chosen = file_format or EXPORT_FORMATS.get(os.path.splitext(text)[1].lower())  # noqa: PTH122
+    if chosen not in EXPORT_FORMATS.values():
+        known = ", ".join(sorted(set(EXPORT_FORMATS.values())))
+        raise InvalidArgumentError(f"the format of {text!r} is not known: give format as one of {known}")
+    limit = None if timeout is None else checked_timeout(timeout, timeout)
+    return {**rows, "path": text, "format": chosen, "overwrite": overwrite, "export_timeout_seconds": limit}
 
 
 def backup_named(backup: str, collection_name: str | None) -> dict[str, Any]:

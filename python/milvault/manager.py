@@ -11,6 +11,7 @@ from ._requests import (
     backup_named,
     backup_request,
     checked_name,
+    export_request,
     open_request,
     repository_settings,
     restore_request,
@@ -23,7 +24,7 @@ from .enums import BackupState, VerificationType
 from .errors import BackupCorruptedError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
-from .results import BackupList, BackupMetadata, BackupResult, RestoreResult, VerificationResult
+from .results import BackupList, BackupMetadata, BackupResult, ExportResult, RestoreResult, VerificationResult
 
 if TYPE_CHECKING:
     import datetime
@@ -328,6 +329,59 @@ class BackupManager:
         )
         outcome, rows = await self._engine.open(request)
         return BackupReader(rows, outcome.unwrap())
+
+    async def export_backup(
+        self,
+        backup_id: str,
+        path: str | os.PathLike[str],
+        collection_name: str | None = None,
+        *,
+        format: str | None = None,  # noqa: A002
+        columns: Sequence[str] | None = None,
+        where: str | None = None,
+        partition_names: Sequence[str] | None = None,
+        overwrite: bool = False,
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> ExportResult:
+        """Writes a backup's rows to one file. Needs no server.
+
+        The file gets its name once it is whole: an export that fails or is canceled leaves nothing.
+
+        Args:
+            backup_id: Its id or its name.
+            path: The file to make.
+            collection_name: Its collection, where the name alone is not unique.
+            format: `parquet`, `arrow` (IPC file), `csv` or `jsonl`. Unset: by the path's suffix.
+            columns: As for `open_backup`, like `where` and `partition_names`.
+            where: Only rows that this filter matches.
+            partition_names: Only rows of these partitions.
+            overwrite: Whether to replace a file that is there.
+            progress: As for `create_backup`.
+            timeout: Seconds it may take. Unset: no limit.
+
+        Raises:
+            BackupNotFoundError: There is none.
+            BackupCorruptedError: The backup is damaged.
+            BackupStorageError: The file cannot be written.
+            InvalidArgumentError: An argument cannot be right, or there is a file already.
+        """
+        began = time.perf_counter()
+        with reporting(progress, f"Exporting {backup_id}") as sink:
+            rows = open_request(
+                backup_id, collection_name, columns=columns, where=where, partition_names=partition_names
+            )
+            request = export_request(rows, path, format, overwrite=overwrite, timeout=timeout)
+            outcome = await self._engine.run("export", request, needs_server=False, sink=sink)
+        value = outcome.unwrap()
+        milliseconds = (time.perf_counter() - began) * 1000
+        return ExportResult(
+            backup_id=value["metadata"]["backup_id"],
+            path=value["path"],
+            row_count=value["row_count"],
+            size_bytes=value["size_bytes"],
+            execution_time_ms=milliseconds,
+        )
 
     async def restore_backup(
         self,

@@ -338,3 +338,23 @@ class BackupList(list[BackupMetadata]):
             for backup in self
         ]
         return html_grid(f"{len(self)} backups", header, rows)
+
+
+class ExportResult(Result):
+    """A file with a backup's rows.
+
+    Attributes:
+        backup_id: The backup.
+        path: The file.
+        row_count: Its rows.
+        size_bytes: Its length.
+        execution_time_ms: Milliseconds it took.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ("backup_id", "path", "row_count", "size_bytes", "execution_time_ms")
+
+    backup_id: str
+    path: str
+    row_count: int
+    size_bytes: int
+    execution_time_ms: float = 0.0

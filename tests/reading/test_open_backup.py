@@ -164,21 +164,36 @@ async def test_a_damaged_file_gives_no_rows_but_its_name(lite, connect, name, ro
         assert reader.error.failed_files == [f"data/{file.name}"]
         reader.close()
         file.unlink()
-        with await manager.open_backup(backup.backup_id) as reader:
-            with pytest.raises(BackupCorruptedError, match="missing"):
-                pa.table(reader)
+        reader = await manager.open_backup(backup.backup_id)
+        with pytest.raises(BackupCorruptedError, match="missing"), reader:
+            pa.table(reader)
 
 
-async def test_damage_met_under_way_is_typed_inside_with(lite, connect, name, root, monkeypatch):
-    backup = await made(lite, connect, name, partitioned())
+def in_many_files(count: int) -> Recipe:
+    """A row for each of so many partitions, and so a file for each."""
+    base = plain(count)
+    return Recipe(base.fields, base.rows, partition_of=lambda row: f"p{row['id']:03d}")
+
+
+async def test_damage_met_under_way_is_typed_inside_with(lite, connect, name, root):
+    backup = await made(lite, connect, name, in_many_files(68))  # more than are proven before a stream is handed over
+    last = data_files(backup.storage_path)[-1]
+    flip(last)
     async with BackupManager.connect(None, root) as manager:
         reader = await manager.open_backup(backup.backup_id)
-        stream = reader._core.batches()  # what is proven first is proven now: all three files
-        assert next(stream).num_rows > 0
-        with pytest.raises(BackupCorruptedError, match="spring"), reader:
-            met = BackupCorruptedError("data/spring-00000.parquet is damaged", failed_files=["x"])
-            monkeypatch.setattr(type(reader), "error", met)
-            raise OSError(f"Io error: BackupCorruptedError: {met.message}")
+        with pytest.raises(OSError, match=f"BackupCorruptedError.*{last.name}"):
+            pa.table(reader)
+        assert reader.error.failed_files == [f"data/{last.name}"]
+        with pytest.raises(BackupCorruptedError, match=last.name), reader:
+            pa.table(reader)
+        again = await manager.open_backup(backup.backup_id)
+        with pytest.raises(BackupCorruptedError, match=last.name):
+            again.to_arrow()
+        met = []
+        with pytest.raises(BackupCorruptedError, match=last.name):
+            met.extend(batch.num_rows for batch in again)
+        assert sum(met) == 67
+        again.close()
 
 
 async def test_a_backup_that_is_being_read_is_not_deleted(lite, connect, name, root):
