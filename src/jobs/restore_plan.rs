@@ -119,15 +119,8 @@ pub(super) async fn prepare(
         batch_rows: request.batch_rows,
         max_requests_in_flight: request.max_requests_in_flight,
     };
-    let mut staging = Staging {
-        client,
-        backup: backup.clone(),
-        rows,
-        collection,
-        indexes,
-        options,
-        failed: BTreeMap::new(),
-    };
+    let mut staging =
+        Staging { client, backup: backup.clone(), rows, collection, indexes, options, failed: BTreeMap::new() };
     for (partition, why) in damaged.map(|damaged| damaged.of(&staging.rows)).transpose()?.unwrap_or_default() {
         staging.leave_out(&partition, why)?;
     }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -142,7 +143,7 @@ impl Client {
             num_partitions: if by_key { spread(like) } else { 0 },
         };
         let doing = format!("creating collection '{name}'");
-        let made = self.ask_for_once(&doing, rpc!(create_collection, request), async || self.exists(name).await).await;
+        let made = self.ask_for_once(&doing, rpc!(create_collection, request), || self.exists(name).boxed()).await;
         made.map_err(incompatible)?;
         if !by_key {
             for partition in like.partitions.iter().filter(|partition| *partition != "_default") {
@@ -159,10 +160,13 @@ impl Client {
             collection_name: collection.to_owned(),
             partition_name: partition.to_owned(),
         };
-        let there = async || {
-            let partitions = self.collection_request(collection);
-            let answer = self.ask("listing partitions", rpc!(show_partitions, partitions)).await?;
-            Ok(answer.partition_names.iter().any(|name| name == partition))
+        let there = || {
+            async {
+                let partitions = self.collection_request(collection);
+                let answer = self.ask("listing partitions", rpc!(show_partitions, partitions)).await?;
+                Ok(answer.partition_names.iter().any(|name| name == partition))
+            }
+            .boxed()
         };
         self.ask_for_once(&format!("creating partition '{partition}'"), rpc!(create_partition, request), there).await
     }
@@ -188,7 +192,7 @@ impl Client {
             ..Default::default()
         };
         let doing = format!("renaming collection '{from}' to '{to}'");
-        let renamed = async || Ok(!self.exists(from).await? && self.exists(to).await?);
+        let renamed = || async { Ok(!self.exists(from).await? && self.exists(to).await?) }.boxed();
         self.ask_for_once(&doing, rpc!(rename_collection, request), renamed).await
     }
 
@@ -208,7 +212,7 @@ impl Client {
     /// [`Kind::Server`] also where there is an alias or a collection of that name.
     pub async fn create_alias(&self, alias: &str, collection: &str) -> Result<()> {
         let request = self.alias_request(alias, collection);
-        let there = async || Ok(self.describe(collection).await?.aliases.iter().any(|name| name == alias));
+        let there = || async { Ok(self.describe(collection).await?.aliases.iter().any(|name| name == alias)) }.boxed();
         let doing = format!("creating alias '{alias}' of '{collection}'");
         self.ask_for_once(&doing, rpc!(create_alias, request), there).await
     }
@@ -226,7 +230,8 @@ impl Client {
             extra_params: describe::index_params_to_wire(&index.params, self.kind()),
             index_name: index.name.clone(),
         };
-        let there = async || Ok(self.indexes(collection).await?.iter().any(|made| made.field == index.field));
+        let there =
+            || async { Ok(self.indexes(collection).await?.iter().any(|made| made.field == index.field)) }.boxed();
         let doing = format!("creating index '{}' on field '{}'", index.name, index.field);
         self.ask_for_once(&doing, rpc!(create_index, request), there).await
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Deserialize;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -363,11 +364,11 @@ impl Client {
 
     /// A call that must not be done twice. Where its answer is lost, `found` says whether it happened; only if it did not
     /// is it repeated.
-    pub(super) async fn ask_for_once<T: HasStatus, F>(
+    pub(super) async fn ask_for_once<'a, T: HasStatus, F>(
         &self,
         doing: &str,
         send: impl Fn(MilvusServiceClient<Service>) -> F,
-        found: impl AsyncFn() -> Result<bool>,
+        found: impl Fn() -> BoxFuture<'a, Result<bool>>,
     ) -> Result<()>
     where
         F: Future<Output = Result<Response<T>, Status>>,
