@@ -92,7 +92,7 @@ async def test_one_row(milvus, connect, name):
 @pytest.mark.timeout(900)
 async def test_a_thousand_partitions(request, connect, name, where):
     if where == "server" and not SOAK:
-        pytest.skip("a Milvus server takes minutes for as many; MILVAULT_SOAK=1 runs it")
+        pytest.skip("a Milvus server takes a minute for as many; MILVAULT_SOAK=1 runs it")
     milvus = request.getfixturevalue(where)
     base = plain(64)
     recipe = Recipe(base.fields, base.rows, partition_of=lambda row: f"part_{row['id'] * 15:04}")
