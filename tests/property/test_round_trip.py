@@ -36,7 +36,7 @@ def drawing(examples: int):
         database=None,
         deadline=None,
         print_blob=True,
-        phases=[Phase.generate],
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.too_slow,
