@@ -24,12 +24,21 @@ impl Key {
     }
 }
 
+impl Key {
+    /// Whether it is the lowest number, of which servers read no literal.
+    pub(super) fn is_lowest(&self) -> bool {
+        *self == Self::Int(i64::MIN)
+    }
+}
+
 impl fmt::Display for Key {
     /// The key as a literal of Milvus's filter language. Quotes, backslashes, tabs and line ends are escaped, all other
     /// characters left as they are, NUL and emoji included: what both servers read right (2.3.5 refuses `\ud83d` pairs,
     /// Lite every `\u` as well as `\b` and `\f`, and it has no expression templates).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
+            // 2.3.5 reads the sign apart from the digits, which for the lowest number are one too many.
+            Self::Int(i64::MIN) => return write!(f, "{} - 1", i64::MIN + 1),
             Self::Int(number) => return write!(f, "{number}"),
             Self::Text(text) => text,
         };
@@ -76,10 +85,14 @@ impl KeyRange {
     }
 }
 
-/// A filter that keeps rows with one of `keys`.
+/// A filter that keeps rows with one of `keys`. The lowest number stands outside the list, where Lite does no sums.
 pub(super) fn one_of(field: &str, keys: &[Key]) -> String {
-    let list = keys.iter().map(Key::to_string).collect::<Vec<_>>().join(", ");
-    format!("{field} in [{list}]")
+    let list = keys.iter().filter(|key| !key.is_lowest()).map(Key::to_string).collect::<Vec<_>>().join(", ");
+    match keys.iter().find(|key| key.is_lowest()) {
+        None => format!("{field} in [{list}]"),
+        Some(lowest) if list.is_empty() => format!("{field} == {lowest}"),
+        Some(lowest) => format!("{field} in [{list}] or {field} == {lowest}"),
+    }
 }
 
 #[cfg(test)]
@@ -129,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn a_range_leaves_nothing_below_its_last_key(after in any::<i64>(), upto in any::<i64>()) {
+        fn a_range_leaves_nothing_below_its_last_key(after in i64::MIN + 1.., upto in i64::MIN + 1..) {
             let range = KeyRange { after: None, upto: Some(Key::Int(upto)) }.above(Key::Int(after));
             prop_assert_eq!(range.filter("id"), format!("id > {after} and id <= {upto}"));
         }
@@ -144,7 +157,11 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_number_is_written_whole() {
-        assert_eq!(Key::Int(i64::MIN).to_string(), "-9223372036854775808");
+    fn the_lowest_number_is_a_sum_and_no_member_of_a_list() {
+        let keys = [Key::Int(3), Key::Int(i64::MIN)];
+        assert_eq!(keys[1].to_string(), "-9223372036854775807 - 1");
+        assert_eq!(one_of("id", &keys), "id in [3] or id == -9223372036854775807 - 1");
+        assert_eq!(one_of("id", &keys[1..]), "id == -9223372036854775807 - 1");
+        assert_eq!(one_of("id", &keys[..1]), "id in [3]");
     }
 }

@@ -311,7 +311,7 @@ impl Client {
         let mut filter = range.filter(&key.name);
         if filter.is_empty() && self.kind() == ServerKind::Lite {
             // Without a filter, Lite counts all partitions, whichever are named. This one is always true.
-            let least = if key.data_type == DataType::Int64 { Key::Int(i64::MIN) } else { Key::Text(String::new()) };
+            let least = if key.data_type == DataType::Int64 { i64::MIN.to_string() } else { "\"\"".to_owned() };
             filter = format!("{} >= {least}", key.name);
         }
         self.count_where(request, filter).await

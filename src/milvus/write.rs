@@ -200,13 +200,15 @@ fn message_rows(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The keys in groups that each fit one delete.
+/// The keys in groups that each fit one delete. The lowest number is alone: a filter with anything but a list needs a
+/// loaded collection.
 fn groups(keys: &[Key]) -> Vec<&[Key]> {
     let mut groups = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, key) in keys.iter().enumerate() {
         let length = key.to_string().len();
-        if at > start && (at - start >= KEYS_A_DELETE || bytes + length > BYTES_A_DELETE) {
+        let full = at - start >= KEYS_A_DELETE || bytes + length > BYTES_A_DELETE;
+        if at > start && (full || key.is_lowest() || keys[start].is_lowest()) {
             groups.push(&keys[start..at]);
             (start, bytes) = (at, 0);
         }
@@ -267,6 +269,8 @@ mod tests {
         assert_eq!(groups(&long).iter().map(|group| group.len()).collect::<Vec<_>>(), [17, 17, 6]);
         let longer = [Key::Text("x".repeat(2 << 20)), Key::Text(String::new())];
         assert_eq!(groups(&longer).len(), 2);
+        let lowest = [Key::Int(1), Key::Int(i64::MIN), Key::Int(2), Key::Int(3)];
+        assert_eq!(groups(&lowest).iter().map(|group| group.len()).collect::<Vec<_>>(), [1, 1, 2]);
         assert!(groups(&[]).is_empty());
     }
 }

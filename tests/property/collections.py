@@ -85,6 +85,7 @@ def to_send(data_type: str, value: Any) -> Any:
     return value
 
 
+HIGHEST = 2**63 - 1
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 YEAR_1, YEAR_9999 = -62_135_596_800_000_000, 253_402_300_799_999_999
 
@@ -249,7 +250,9 @@ def collections(draw: st.DrawFn, kind: str) -> Drawn:
     fields = [key, *draw(st.permutations(fields + vectors))]
     dynamic = draw(st.booleans())
     partitions = [] if partition_key else draw(st.sampled_from([[], [], ["spring"], ["spring", "Herbst_2"]]))
-    keys = draw(st.lists(scalar(key["dtype"], kind), max_size=8, unique=True))
+    # 2.3.5 counts a row with the highest key, and shows it to no query.
+    possible = scalar(key["dtype"], kind).filter(lambda value: kind == LITE or value != HIGHEST)
+    keys = draw(st.lists(possible, max_size=8, unique=True))
     rows, omitted, places = [], [], []
     taken = {one["name"] for one in fields}
     for value in keys:
