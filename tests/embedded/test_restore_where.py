@@ -81,8 +81,8 @@ async def test_rows_that_do_not_come_back_are_noticed(lite_tcp, connect, name):
                 break
     assert lost
     assert not restored.success
-    assert "999 rows" in restored.error_message
-    assert "1000 rows" in restored.error_message
+    assert "499 rows" in restored.error_message
+    assert "500 rows" in restored.error_message
     assert lite_tcp.staging() == []
 
 
