@@ -48,6 +48,7 @@ def by_zstd(level: int, path: Path, target: Path) -> None:
     if tool:
         command = [tool, f"-{level}", "-q", "-f", "--single-thread", "-o", str(target), str(path)]
         subprocess.run(command, check=True)
+        durable(target)
         return
     import pyarrow as pa
 
@@ -57,6 +58,13 @@ def by_zstd(level: int, path: Path, target: Path) -> None:
     ):
         while block := file.read(256 << 10):
             to.write(block)
+    durable(target)
+
+
+def durable(path: Path) -> None:
+    """Brings a file to the disk, as ours are before they get their name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def line(what: str, ours: Callable[[], object], theirs: Callable[[], object], size: int) -> None:
