@@ -26,6 +26,9 @@ RULES = re.findall(r'^    \(\s*"([^"]+)",', (PROJECT / "src/repository/conforman
 BEGIN, END = "<!-- stores: begin -->\n", "<!-- stores: end -->\n"
 QUICK = ["local disk", "memory", "S3 (moto)"]
 ALL = [*QUICK, "S3 (s3s-fs)", "Azure (azurite)"]
+# It looks whether there is an object, and then writes: of several that create one at once, several succeed. It knows no
+# replacement on a condition.
+BROKEN_BY_S3S_FS = ("a file is created only where", "a file is replaced only while", "a second backup")
 
 
 def kept_rules(stores: dict[str, dict], environment: dict[str, str] | None = None) -> dict[str, list[str]]:
@@ -42,9 +45,9 @@ def kept_rules(stores: dict[str, dict], environment: dict[str, str] | None = Non
     )
     kept: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
-        store, _, rule = line.partition("\t")
+        store, rule, is_kept = [*line.split("\t"), "", ""][:3]
         if rule in RULES:
-            kept.setdefault(store, []).append(rule)
+            kept.setdefault(store, []).extend([rule] if is_kept == "true" else [])
     assert done.returncode == 0, f"{kept}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return kept
 
@@ -93,7 +96,11 @@ def test_every_other_store_keeps_every_rule(s3_server, bucket, tmp_path):
     finally:
         second.stop()
         azure.stop()
-    assert kept == dict.fromkeys(ALL, RULES)
+    broken = [rule for rule in RULES if rule not in kept["S3 (s3s-fs)"]]
+    assert all(rule.startswith(BROKEN_BY_S3S_FS) for rule in broken), broken
+    assert {store: rules for store, rules in kept.items() if store != "S3 (s3s-fs)"} == dict.fromkeys(
+        [store for store in ALL if store != "S3 (s3s-fs)"], RULES
+    )
     if os.environ.get("MILVAULT_WRITE_TABLES") == "1":
         before, rest = PAGE.read_text().split(BEGIN)
         PAGE.write_text(before + BEGIN + table(kept) + END + rest.split(END)[1])
