@@ -4,7 +4,9 @@ import logging
 import subprocess
 import sys
 
-from milvault import BackupManager
+import pytest
+
+from milvault import BackupManager, BackupRecoveryConfig, BackupRecoveryError
 
 LIST_AND_LEAVE = """
 import asyncio, sys
@@ -24,11 +26,10 @@ def test_a_script_that_ends_with_its_job_exits_cleanly(tmp_path):
 
 
 async def test_what_the_core_warns_of_reaches_logging(tmp_path, caplog):
-    folder = tmp_path / "articles" / "b20261121T063000Z_3f9a1c"
-    folder.mkdir(parents=True)
-    (folder / "metadata.json").write_text("{")
+    config = BackupRecoveryConfig(local_backup_root_path=str(tmp_path), max_retries=1, retry_delay_seconds=0.01)
     with caplog.at_level(logging.WARNING, logger="milvault.core"):
-        async with BackupManager.connect(None, str(tmp_path)) as manager:
-            assert len(await manager.list_backups()) == 0
+        async with BackupManager.connect("http://127.0.0.1:1", config=config) as manager:
+            with pytest.raises(BackupRecoveryError):
+                await manager.create_backup("articles")
     assert [record.levelname for record in caplog.records if record.name == "milvault.core"] == ["WARNING"]
-    assert "b20261121T063000Z_3f9a1c" in caplog.text
+    assert "will be repeated" in caplog.text
