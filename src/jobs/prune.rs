@@ -115,5 +115,6 @@ fn planned(doomed: &Doomed) -> Value {
 /// In units of 1024³ bytes. Added up as floating point: what a manifest claims may be any number.
 #[allow(clippy::cast_precision_loss)]
 fn gigabytes(bytes: impl Iterator<Item = u64>) -> f64 {
-    bytes.map(|bytes| bytes as f64).sum::<f64>() / f64::from(1_u32 << 30)
+    // Folded from 0: the sum of no floating-point numbers is -0.
+    bytes.fold(0.0, |all, bytes| all + bytes as f64) / f64::from(1_u32 << 30)
 }
