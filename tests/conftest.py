@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from pymilvus import MilvusClient
 
@@ -108,13 +111,22 @@ def name(request: pytest.FixtureRequest) -> str:
     return f"{words}_{hashlib.md5(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
+def client_of(uri: str) -> MilvusClient:
+    """pymilvus's client. Its process shares connections, and a server of gRPC's may end one for "too many pings"."""
+    for _ in range(4):
+        with contextlib.suppress(grpc.RpcError):
+            return MilvusClient(uri)
+        time.sleep(1)
+    return MilvusClient(uri)
+
+
 def _on(uri: str, kind: str) -> Iterator[Milvus]:
-    milvus = Milvus(uri, kind, MilvusClient(uri))
+    milvus = Milvus(uri, kind, client_of(uri))
     before = set(milvus.client.list_collections())
     yield milvus
     milvus.client.close()
     # An embedded server that the test ended is started again, on another port: the old client knows nothing of it.
-    client = MilvusClient(uri)
+    client = client_of(uri)
     left = [name for name in client.list_collections() if STAGING.match(name)]
     for collection in set(client.list_collections()) - before:
         for alias in client.list_aliases(collection)["aliases"]:

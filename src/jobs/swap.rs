@@ -2,7 +2,7 @@
 
 use super::recover::{self, Recovery};
 use crate::error::Result;
-use crate::milvus::Client;
+use crate::milvus::{Client, ServerKind};
 use crate::repository::{Journal, Phase};
 
 /// What the swap changes beside the rows.
@@ -69,10 +69,13 @@ pub(super) async fn end_failed(client: &Client, journal: Journal) -> bool {
     swapped
 }
 
-/// Lite forgets on renaming that an indexed collection was loaded; a server keeps it.
+/// Lite forgets on renaming that an indexed collection was loaded; a server keeps it. Lite is not asked first: what it
+/// says right after a renaming may be over a moment later.
 pub(super) async fn keep_loaded(client: &Client, target: &str, warnings: &mut Vec<String>) {
-    let loaded =
-        async { if client.is_loaded(target).await? { Ok(()) } else { client.load(target, super::LOAD_LIMIT).await } };
+    let loaded = async {
+        let keeps = client.kind() == ServerKind::Server && client.is_loaded(target).await?;
+        if keeps { Ok(()) } else { client.load(target, super::LOAD_LIMIT).await }
+    };
     if let Err(error) = loaded.await {
         warnings.push(format!("'{target}' is restored but could not be loaded: {}", error.message()));
     }

@@ -205,7 +205,7 @@ async def test_listing_filters_and_pages(core, manager):
 
 async def test_a_manifest_with_what_none_may_hold_is_not_listed_and_is_corrupt_when_asked_for(core, manager, caplog):
     bad = {**METADATA, "backup_id": "b_bad", "schema_snapshot": "hunter2", "created_at": "+99999-01-01T00:00:00Z"}
-    core.answers["list"] = {"ok": [bad, METADATA]}
+    core.answers["list"] = {"ok": {"backups": [bad, METADATA], "damaged": []}}
     assert [each.backup_id for each in await manager.list_backups()] == [METADATA["backup_id"]]
     assert "b_bad" in caplog.text
     core.answers["get"] = {"ok": bad}
