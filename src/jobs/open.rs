@@ -104,7 +104,13 @@ async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBac
             .with("backup_id", backup.id().as_str())
             .with("collection_name", backup.manifest().collection_name.as_str())
     };
-    let rows = Rows::choose(&backup, request).await.map_err(about)?;
+    let rows = match Rows::choose(&backup, request).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            take_away(marker).await;
+            return Err(about(error));
+        }
+    };
     let verification = backup.verification().await;
     let count = rows.filter.is_none().then(|| rows.chunks.iter().map(|chunk| chunk.rows).sum::<u64>());
     let description = json!({
@@ -113,6 +119,17 @@ async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBac
         "row_count": count,
     });
     Ok(OpenBackup { rows: Arc::new(rows), marker, description })
+}
+
+/// Takes the mark away, unless somebody else still reads under it.
+async fn take_away(marker: Arc<Marker>) {
+    let Some(marker) = Arc::into_inner(marker) else { return };
+    let lease = marker.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(lease) = lease
+        && let Err(error) = lease.release().await
+    {
+        tracing::warn!(%error, "the mark that this backup is being read could not be removed; it goes stale by itself");
+    }
 }
 
 impl Rows {
@@ -323,13 +340,7 @@ impl OpenBackup {
 
     /// Ends reading: the mark goes, unless a stream is still being read, with which it goes then.
     pub async fn close(self) {
-        let Some(marker) = Arc::into_inner(self.marker) else { return };
-        let lease = marker.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(lease) = lease
-            && let Err(error) = lease.release().await
-        {
-            tracing::warn!(%error, "the mark that this backup is being read could not be removed; it goes stale by itself");
-        }
+        take_away(self.marker).await;
     }
 }
 
