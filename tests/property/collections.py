@@ -158,7 +158,7 @@ def scalar(data_type: str, kind: str) -> SearchStrategy[Any]:
         return whole(NUMBERS[data_type])
     return {
         "BOOL": st.booleans(),
-        # Milvus 2.3.5 changes the bits of a NaN when it flushes, and the restore's proof refuses that: see docs/servers.md.
+        # Milvus 2.3.5 changes the bits of a NaN when it flushes, which a proof by digest refuses: docs/servers.md.
         "FLOAT": float32s.filter(lambda value: value == value or kind == LITE),
         "DOUBLE": float64s.filter(lambda value: value == value or kind == LITE),
         "VARCHAR": texts,
