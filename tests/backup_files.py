@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +65,13 @@ def json_file(backup: str | Path, name: str) -> Any:
 
 def leftovers(root: Path) -> list[str]:
     """Whatever is in a repository beside whole backups: locks, journals, half-written and half-deleted ones."""
-    if not root.exists():
-        return []
+    while root.exists():
+        with contextlib.suppress(FileNotFoundError):  # a folder went while it was walked: look again
+            return _left(root)
+    return []
+
+
+def _left(root: Path) -> list[str]:
     whole = {
         manifest.parent
         for manifest in root.rglob("metadata.json")
