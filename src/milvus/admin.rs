@@ -16,6 +16,8 @@ use crate::schema::{Collection, Index};
 
 /// `GetLoadState`: there is no such collection.
 const LOAD_STATE_MISSING: i32 = 0;
+/// `GetLoadState`: nothing of it is loaded, nor about to be.
+const LOAD_STATE_NOT_LOADED: i32 = 1;
 /// `GetLoadState`: all its rows can be queried.
 const LOAD_STATE_LOADED: i32 = 3;
 /// `IndexDescription.state` of an index that could not be built.
@@ -251,6 +253,10 @@ impl Client {
 
     /// Whether all rows can be queried.
     pub async fn is_loaded(&self, collection: &str) -> Result<bool> {
+        Ok(self.load_state(collection).await? == LOAD_STATE_LOADED)
+    }
+
+    async fn load_state(&self, collection: &str) -> Result<i32> {
         let request = proto::LoadStateRequest {
             db_name: self.db(),
             collection_name: collection.to_owned(),
@@ -262,11 +268,14 @@ impl Client {
             return Err(Error::new(Kind::CollectionNotFound, format!("there is no collection '{collection}'"))
                 .with("collection_name", collection));
         }
-        Ok(answer.state == LOAD_STATE_LOADED)
+        Ok(answer.state)
     }
 
     /// Loads a collection into memory and waits until all rows can be queried. Milvus (but not Lite) needs an index
     /// on each vector field for this.
+    ///
+    /// A server that says it is neither loaded nor being loaded is asked again: Milvus Lite opens a renamed collection
+    /// twice where two clients ask for it in the same moment, loads one of the two, and goes on with the other.
     ///
     /// # Errors
     /// [`Kind::Server`], with what the server said of an index that could not be built, or when `limit` is over.
@@ -276,10 +285,16 @@ impl Client {
             collection_name: collection.to_owned(),
             replica_number: 1,
         };
-        self.ask(&format!("loading collection '{collection}'"), rpc!(load_collection, request)).await?;
+        let doing = format!("loading collection '{collection}'");
+        self.ask(&doing, rpc!(load_collection, request)).await?;
         let end = Instant::now() + limit;
         let mut pause = Duration::from_millis(20);
-        while !self.is_loaded(collection).await? {
+        loop {
+            match self.load_state(collection).await? {
+                LOAD_STATE_LOADED => return Ok(()),
+                LOAD_STATE_NOT_LOADED => drop(self.ask(&doing, rpc!(load_collection, request)).await?),
+                _ => {}
+            }
             if Instant::now() > end {
                 return Err(Error::new(
                     Kind::Server,
@@ -303,7 +318,6 @@ impl Client {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
-        Ok(())
     }
 
     /// Takes a collection out of memory.

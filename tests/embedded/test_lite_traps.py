@@ -175,6 +175,37 @@ async def test_many_requests_in_flight_do_not_lose_rows_on_lite(lite, connect, n
     assert read_all(lite.client, name) == expected(recipe)
 
 
+async def test_a_collection_that_lite_opened_twice_is_loaded_again(lite, connect, name, monkeypatch):
+    # After a renaming, two clients that ask in the same moment each make Lite open the collection: one of the two is
+    # loaded, the other is used from then on. Here every first loading after a renaming is lost that way.
+    from milvus_lite.db import MilvusLite
+    from milvus_lite.engine.collection import Collection
+
+    create(lite.client, name, plain(20))
+    lost: list[str] = []
+    rename, load = MilvusLite.rename_collection, Collection.load
+
+    def renaming(self, old, new, *args, **settings):
+        rename(self, old, new, *args, **settings)
+        lost.append(new)
+
+    def loading(self):
+        load(self)
+        if self.name in lost:
+            lost.remove(self.name)
+            self.release()
+
+    monkeypatch.setattr(MilvusLite, "rename_collection", renaming)
+    monkeypatch.setattr(Collection, "load", loading)
+    async with connect(lite) as manager:
+        backup = await manager.create_backup(name)
+        lite.client.drop_collection(name)
+        restored = await manager.restore_backup(backup.backup_id, name, RestoreParams(load_after_restore=True))
+        assert restored.success, restored.error_message
+    assert lost == []
+    assert read_all(lite.client, name) == expected(plain(20))
+
+
 async def test_a_relative_database_path_and_a_changed_folder(tmp_path, connect, name, monkeypatch, root):
     from milvus_lite.server_manager import server_manager_instance
 
