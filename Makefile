@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src proto -type f)
 # What `make soak` runs: everything that has a larger size than in `make test`.
 SOAK ?= tests/faults tests/fuzz tests/property tests/stores tests/embedded/test_control.py tests/server/test_limits.py
+# Tests side by side, each worker with servers of its own: about 3 GiB each.
+WORKERS ?= 2
 # Quiet, and without looking for newer versions of pip itself.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_QUIET = 1
@@ -29,7 +31,7 @@ test-rust:
 	cargo test --quiet
 
 test-python: develop
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --reruns 1 -raR
 
 lint: develop  ## formatting, lints and types of both languages
 	cargo fmt --check
