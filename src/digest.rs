@@ -19,9 +19,10 @@
 //!
 //! Values by type:
 //! - bool: one byte, 0 or 1. int8, int16, int32, int64: two's complement. float, double: IEEE 754 bits as stored, so
-//!   `-0.0` differs from `0.0` and NaNs by their payload. timestamptz: int64, microseconds since 1970 in UTC.
+//!   `-0.0` differs from `0.0`, but every NaN is the quiet one without sign and payload (7fc00000, 7ff8000000000000):
+//!   Milvus 2.3.5 changes the bits of NaNs. timestamptz: int64, microseconds since 1970 in UTC.
 //! - varchar, geometry: the UTF-8 bytes.
-//! - float vector, float16 vector, int8 vector: the elements one after the other. bfloat16 and binary vector: the bytes.
+//! - float vector, float16 vector, int8 vector: the elements one after the other, as stored. bfloat16 and binary vector: the bytes.
 //! - sparse float vector: u32 count, then per entry u32 index and the float32 value's bits, by ascending index (entries of
 //!   equal index stay in their order).
 //! - array: u8 type tag of the elements, u32 count, then the elements: as above one after the other, but strings each

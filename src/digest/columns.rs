@@ -17,6 +17,11 @@ use crate::schema::{DataType, Field};
 /// Added to the tag of JSON that has no canonical form and so counts as the text it is.
 const RAW_JSON: u8 = 128;
 
+/// What every NaN of a float counts as: quiet, positive, without a payload.
+const ONE_NAN_32: u32 = 0x7fc0_0000;
+/// The same of a double.
+const ONE_NAN_64: u64 = 0x7ff8_0000_0000_0000;
+
 /// A column of one field: how to write the value of a row.
 pub(super) struct Column<'a> {
     /// What comes before every value: length of the name, name, type tag.
@@ -38,6 +43,9 @@ enum Values<'a> {
 enum Flat<'a> {
     Bits(&'a BooleanBuffer),
     Fixed { bytes: &'a [u8], width: usize },
+    /// Numbers that may be NaN, which is taken in as one of its many bit patterns.
+    Floats(&'a [f32]),
+    Doubles(&'a [f64]),
     Text(&'a StringArray),
 }
 
@@ -76,18 +84,14 @@ impl<'a> Column<'a> {
             return Some(());
         }
         match &self.values {
-            Values::Flat(Flat::Fixed { bytes, width }) => {
-                out.extend_from_slice(&self.fixed_head);
-                out.extend_from_slice(&bytes[row * width..(row + 1) * width]);
-            }
-            Values::Flat(Flat::Bits(bits)) => {
-                out.extend_from_slice(&self.fixed_head);
-                out.push(u8::from(bits.value(row)));
-            }
             Values::Flat(Flat::Text(array)) => {
                 out.extend_from_slice(&self.head);
                 out.push(1);
                 push_bytes(out, array.value(row).as_bytes())?;
+            }
+            Values::Flat(flat) => {
+                out.extend_from_slice(&self.fixed_head);
+                flat.append_range(row, row + 1, out)?;
             }
             Values::Json(array) => {
                 out.extend_from_slice(&self.head);
@@ -217,8 +221,8 @@ impl<'a> Flat<'a> {
             DataType::Int16 => Self::numbers::<Int16Type>(array, 1),
             DataType::Int32 => Self::numbers::<Int32Type>(array, 1),
             DataType::Int64 => Self::numbers::<Int64Type>(array, 1),
-            DataType::Float => Self::numbers::<Float32Type>(array, 1),
-            DataType::Double => Self::numbers::<Float64Type>(array, 1),
+            DataType::Float => Some(Self::Floats(array.as_primitive_opt::<Float32Type>()?.values())),
+            DataType::Double => Some(Self::Doubles(array.as_primitive_opt::<Float64Type>()?.values())),
             DataType::Timestamptz => Self::numbers::<TimestampMicrosecondType>(array, 1),
             DataType::Varchar | DataType::Geometry | DataType::Json => Some(Self::Text(array.as_string_opt()?)),
             _ => None,
@@ -243,6 +247,8 @@ impl<'a> Flat<'a> {
         match self {
             Self::Bits(_) => Some(1),
             Self::Fixed { width, .. } => Some(*width),
+            Self::Floats(_) => Some(size_of::<f32>()),
+            Self::Doubles(_) => Some(size_of::<f64>()),
             Self::Text(_) => None,
         }
     }
@@ -251,6 +257,18 @@ impl<'a> Flat<'a> {
         match self {
             Self::Bits(bits) => out.extend((start..stop).map(|index| u8::from(bits.value(index)))),
             Self::Fixed { bytes, width } => out.extend_from_slice(&bytes[start * width..stop * width]),
+            Self::Floats(values) => {
+                for value in &values[start..stop] {
+                    let bits = if value.is_nan() { ONE_NAN_32 } else { value.to_bits() };
+                    out.extend_from_slice(&bits.to_le_bytes());
+                }
+            }
+            Self::Doubles(values) => {
+                for value in &values[start..stop] {
+                    let bits = if value.is_nan() { ONE_NAN_64 } else { value.to_bits() };
+                    out.extend_from_slice(&bits.to_le_bytes());
+                }
+            }
             Self::Text(array) => {
                 for index in start..stop {
                     push_bytes(out, array.value(index).as_bytes())?;

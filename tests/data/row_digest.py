@@ -71,9 +71,19 @@ def refuse(word: str) -> object:
     raise ValueError(word)
 
 
+def one_nan(kind: str, bits: int) -> int:
+    """The bits of a float or double; those of the one NaN for any NaN."""
+    signs, infinity, nan = (0x7FFFFFFF, 0x7F800000, 0x7FC00000)
+    if kind == "double":
+        signs, infinity, nan = (1 << 63) - 1, 0x7FF << 52, 0xFFF << 51
+    return nan if bits & signs > infinity else bits
+
+
 def value_of(kind: str, value: object) -> tuple[int, bytes]:
     """The type tag and the value's bytes."""
     tag = TAGS[kind.split("<", maxsplit=1)[0]]
+    if kind in ("float", "double"):
+        return tag, struct.pack(PACK[kind], one_nan(kind, value))
     if kind in PACK:
         return tag, struct.pack(PACK[kind], value)
     if kind in ("varchar", "geometry"):
@@ -108,6 +118,7 @@ def row_digest(row: dict[str, tuple[str, object]]) -> int:
 
 
 ONE, MINUS_ZERO, NAN = 0x3F800000, 0x80000000, 0x7FC00001
+NANS = [0x7FF8 << 48, 0x7FF8 << 48 | 1, 0xFFF0 << 48 | 7]  # no payload; as Go has it; negative and signalling
 CASES: dict[str, list[dict[str, tuple[str, object]]]] = {
     "key and vector": [
         {"id": ("int64", key), "v": ("float_vector", [ONE, MINUS_ZERO, NAN])} for key in (1, -2, 1 << 62)
@@ -130,7 +141,7 @@ CASES: dict[str, list[dict[str, tuple[str, object]]]] = {
     "arrays": [
         {
             "key": ("int64", 0), "bools": ("array<bool>", [True, False, True]), "ints": ("array<int32>", [1, -1]),
-            "texts": ("array<varchar>", ["", "é", "\0"]), "doubles": ("array<double>", []),
+            "texts": ("array<varchar>", ["", "é", "\0"]), "doubles": ("array<double>", NANS),
             "none": ("array<int64>", None),
         }
     ],

@@ -29,6 +29,7 @@ TAGS = {
     "bfloat16_vector": 103, "sparse_float_vector": 104, "int8_vector": 105,
 }  # fmt: skip
 WIDTHS = {"int8": 1, "int16": 2, "int32": 4, "int64": 8, "float": 4, "double": 8, "timestamptz": 8}
+NANS = {"float": bytes.fromhex("0000c07f"), "double": bytes.fromhex("000000000000f87f")}
 VECTOR_ELEMENTS = {"float_vector": 4, "float16_vector": 2, "int8_vector": 1}
 
 
@@ -187,7 +188,11 @@ def scalars(array: pa.Array, kind: str) -> list[bytes]:
         return [(value or "").encode() for value in array.to_pylist()]
     if kind in ("bfloat16_vector", "binary_vector"):
         return [value or b"" for value in array.to_pylist()]
-    return fixed(array, WIDTHS[kind])
+    values = fixed(array, WIDTHS[kind])
+    if kind in NANS:
+        numbers = array.to_pylist()
+        return [NANS[kind] if number != number else value for number, value in zip(numbers, values, strict=True)]
+    return values
 
 
 def fixed(array: pa.Array, width: int) -> list[bytes]:

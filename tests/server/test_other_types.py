@@ -12,7 +12,7 @@ from pymilvus import CollectionSchema, DataType, FieldSchema, Function, Function
 
 from milvault import RestoreParams
 from tests.backup_files import data_files
-from tests.recipes import Recipe, Row, count, create, dynamic, every_array, every_scalar, key_field, read_all
+from tests.recipes import Recipe, Row, create, dynamic, every_array, every_scalar, key_field, read_all
 
 
 def everything() -> Recipe:
@@ -108,17 +108,19 @@ async def test_what_a_bm25_function_makes_is_made_anew_and_can_be_searched(lite,
     assert hits[0]["id"] == 7
 
 
-async def test_nan_that_a_server_gives_back_with_other_bits_is_refused_by_digest_and_taken_by_count(
-    server, connect, name
-):
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_a_nan_is_proven_though_the_server_changes_its_bits(server, connect, name, flushed):
+    # Milvus 2.3.5 gives back the bits that were inserted until it flushes, and Go's own NaN from then on.
     fields = [
         FieldSchema("id", DataType.INT64, is_primary=True, auto_id=True),
         FieldSchema("number", DataType.DOUBLE),
         FieldSchema("vector", DataType.FLOAT_VECTOR, dim=2),
     ]
     server.client.create_collection(name, schema=CollectionSchema(fields))
-    numbers = [1.0, float("nan"), 0.5]
+    numbers = [1.0, float("nan"), 0.5, -float("nan")]
     server.client.insert(name, [{"number": number, "vector": [0.0, 1.0]} for number in numbers])
+    if flushed:
+        server.client.flush(name)
     index = server.client.prepare_index_params()
     index.add_index("vector", index_type="FLAT", metric_type="L2")
     server.client.create_index(name, index)
@@ -126,13 +128,9 @@ async def test_nan_that_a_server_gives_back_with_other_bits_is_refused_by_digest
     async with connect(server) as manager:
         backup = await manager.create_backup(name)
         assert backup.success, backup.error_message
-        proven = await manager.restore_backup(backup.backup_id, name, RestoreParams(drop_existing=True))
-        if not proven.success:
-            assert "digest" in proven.error_message
-            assert count(server.client, name) == 3, "a restore that was refused touched the collection"
-        counted = await manager.restore_backup(
-            backup.backup_id, name, RestoreParams(drop_existing=True, verify_after="COUNT", load_after_restore=True)
-        )
-        assert counted.success, counted.error_message
+        params = RestoreParams(drop_existing=True, load_after_restore=True)
+        restored = await manager.restore_backup(backup.backup_id, name, params)
+        assert restored.success, restored.error_message
+        assert restored.verification_passed
     found = server.client.query(name, filter="", limit=10, output_fields=["number"], consistency_level="Strong")
-    assert sorted(str(row["number"]) for row in found) == ["0.5", "1.0", "nan"]
+    assert sorted(str(row["number"]) for row in found) == ["0.5", "1.0", "nan", "nan"]
