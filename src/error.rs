@@ -25,6 +25,8 @@ pub enum Kind {
     BackupCorrupted,
     /// The repository's storage refused: permissions, wrong place, I/O.
     Storage,
+    /// The repository was opened to be read only.
+    ReadOnly,
     /// A backup of that name exists.
     AlreadyExists,
     /// A restore's target or outcome is not as it has to be.

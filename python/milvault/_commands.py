@@ -69,12 +69,16 @@ class Settings:
     config_file: Path | None
     tls: dict[str, Any]
     storage_options: dict[str, str]
+    read_only: bool
+    journal_root: str | None
     as_json: bool
     session_factory: Any
 
     def manager(self, *, needs_server: bool, **changes: Any) -> BackupManager:
         """A manager as the options say; without a server where none is named and none is needed."""
         options: dict[str, Any] = {"progress_poll_interval": 0.2, "storage_options": self.storage_options or None}
+        # Left out, neither takes anything back that the environment or the file says.
+        options.update(read_only=self.read_only or None, journal_root=self.journal_root)
         config = BackupRecoveryConfig.load(self.config_file, local_backup_root_path=self.root, **options, **changes)
         uri = self.uri or (DEFAULT_URI if needs_server else None)
         return BackupManager.connect(
@@ -134,6 +138,13 @@ def _global(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of the object store, such as aws_endpoint. Repeatable."),
     ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only read the repository; refuse what would change it.")
+    ] = False,
+    journal_root: Annotated[
+        str | None,
+        typer.Option(metavar="ROOT", help="Where a restore keeps its notes, where the repository takes no writes."),
+    ] = None,
     as_json: JsonOption = False,
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error; on stderr.")
@@ -152,6 +163,8 @@ def _global(
         config_file=config,
         tls={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file, "server_name": server_name},
         storage_options=_options_of(storage_option or []),
+        read_only=read_only,
+        journal_root=journal_root or None,
         as_json=as_json,
         session_factory=context.obj,
     )

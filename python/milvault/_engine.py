@@ -41,6 +41,10 @@ class Engine:
         self._lock = threading.Lock()
         self._closed = False
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Changes how failures are repeated, for sessions that are yet to be made."""
+        self._settings = dict(settings)
+
     async def run(
         self,
         operation: str,

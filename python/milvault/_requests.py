@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 def repository_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
     """Where the repository is and how to get in, secrets included."""
-    return {
+    settings: dict[str, Any] = {
         "root": config.local_backup_root_path,
         "options": {name: value.get_secret_value() for name, value in config.storage_options.items()},
     }
+    if config.read_only:
+        settings["read_only"] = True
+    if config.journal_root is not None:
+        settings["journal_root"] = config.journal_root
+    return settings
 
 
 def retry_settings(config: BackupRecoveryConfig) -> dict[str, Any]:

@@ -73,6 +73,11 @@ class BackupRecoveryConfig(Model):
     """A folder, or an object store's URL (`s3://bucket/prefix`, `gs://`, `az://`, `file://`)."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     """Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown."""
+    read_only: bool = False
+    """The repository is only read: what would change it is refused before anything is touched."""
+    journal_root: Annotated[Root, Field(min_length=1)] | None = None
+    """Where restores note what they do to a server, if not in the repository, which may be read-only then: a folder or
+    an object store's URL, the same for all who restore to that server."""
     milvus_backup_bucket: str | None = None
     """Where native backups go."""
     milvus_storage: MilvusStorage | None = None

@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ._engine import Engine
+from ._requests import retry_settings
 from .errors import BackupRecoveryError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from ._seam import SessionFactory
+    from .config import BackupRecoveryConfig
 
 DEFAULT_URI = "http://localhost:19530"
 _DEFAULT_PORTS = {"http": 19530, "https": 443}
@@ -158,11 +160,26 @@ class CollectionManager:
 
     Args:
         connection_manager: The server.
+        config: How failures that may pass are repeated. Unset: as the `BackupManager` says that it belongs to, else
+            the defaults.
     """
 
-    def __init__(self, connection_manager: ConnectionManager, *, session_factory: SessionFactory | None = None) -> None:
+    def __init__(
+        self,
+        connection_manager: ConnectionManager,
+        *,
+        config: BackupRecoveryConfig | None = None,
+        session_factory: SessionFactory | None = None,
+    ) -> None:
         self.connection_manager = connection_manager
-        self._engine = Engine(connection_manager, session_factory=session_factory)
+        self._has_config = config is not None
+        settings = None if config is None else retry_settings(config)
+        self._engine = Engine(connection_manager, settings=settings, session_factory=session_factory)
+
+    def repeat_as(self, config: BackupRecoveryConfig) -> None:
+        """Takes the settings of the manager that it belongs to, where it has none of its own."""
+        if not self._has_config:
+            self._engine.configure(retry_settings(config))
 
     async def list_collections(self) -> list[str]:
         """The names of the database's collections.

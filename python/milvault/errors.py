@@ -272,6 +272,12 @@ class BackupStorageError(BackupRecoveryError):
         self.permissions_issue = permissions_issue
 
 
+class ReadOnlyRepositoryError(BackupStorageError):
+    """The repository was opened with `read_only`, and what was asked for would change it. Nothing was touched."""
+
+    kind = "read_only"
+
+
 class BackupAlreadyExistsError(BackupRecoveryError):
     """A backup of that name exists.
 
@@ -465,6 +471,7 @@ _BY_KIND: dict[str, type[BackupRecoveryError]] = {
         BackupNotFoundError,
         BackupCorruptedError,
         BackupStorageError,
+        ReadOnlyRepositoryError,
         BackupAlreadyExistsError,
         RestoreValidationError,
         InsufficientStorageError,

@@ -98,6 +98,8 @@ class BackupManager:
         self.connection_manager = connection_manager
         self.collection_manager = collection_manager
         self.config = config if config is not None else BackupRecoveryConfig()
+        if collection_manager is not None:
+            collection_manager.repeat_as(self.config)
         self._engine = Engine(
             connection_manager,
             repository=repository_settings(self.config),

@@ -171,6 +171,7 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
     if request.chunk_size_mb == 0 || !(1..=9).contains(&request.compression_level) {
         return Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"));
     }
+    session.repository()?.store().require_writable("a backup")?;
     let client = session.client().await?;
     recover::interrupted_restores(session, &client, None).await?;
     let collection = client.describe(&request.collection_name).await?;

@@ -48,7 +48,7 @@ pub(super) async fn verify(
     "DEEP".clone_into(&mut outcome.verification_type);
     outcome.verification_time_ms = begun.elapsed().as_secs_f64() * 1e3;
     outcome.verified_at = chrono::Utc::now().to_rfc3339();
-    verify::note(backup, &outcome).await?;
+    verify::note(backup, &mut outcome).await?;
     control.enter(Phase::Done);
     Ok(outcome)
 }
@@ -96,7 +96,7 @@ async fn tried(
         findings.details.insert("original".to_owned(), told);
         Ok(findings)
     });
-    let outcome = journalled(session, client, entry, (control, limit), work).await;
+    let outcome = journalled(session, client, (entry, false), (control, limit), work).await;
     original.leave_as_found().await;
     let (journal, findings) = outcome?;
     swap::end_failed(client, journal).await; // the collection is gone: what is left is the journal

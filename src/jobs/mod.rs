@@ -21,6 +21,7 @@ mod deep;
 pub mod export;
 pub mod files;
 mod into;
+mod journals;
 mod likeness;
 mod load;
 pub mod open;
@@ -70,6 +71,11 @@ struct RepositoryConfig {
     root: String,
     #[serde(default)]
     options: BTreeMap<String, String>,
+    #[serde(default)]
+    read_only: bool,
+    /// Where restores keep their journals, if not in the repository.
+    #[serde(default)]
+    journal_root: Option<String>,
 }
 
 fn max_retries() -> u32 {
@@ -83,6 +89,7 @@ fn retry_delay() -> f64 {
 pub struct Session {
     server: Option<ServerConfig>,
     repository: Option<Repository>,
+    journals: Option<Repository>,
     retry: Retry,
     client: OnceCell<Client>,
 }
@@ -95,11 +102,16 @@ impl Session {
     pub fn new(config: SessionConfig) -> Result<Self> {
         let delay = Duration::try_from_secs_f64(config.retry_delay_seconds)
             .map_err(|_| Error::new(Kind::InvalidArgument, "retry_delay_seconds has to be 0 or more"))?;
-        let repository =
-            config.repository.map(|repository| Repository::open(&repository.root, &repository.options)).transpose()?;
+        let (mut repository, mut journals) = (None, None);
+        if let Some(config) = config.repository {
+            let opened = Repository::open(&config.root, &config.options)?;
+            repository = Some(if config.read_only { opened.read_only() } else { opened });
+            journals = config.journal_root.map(|root| Repository::open(&root, &config.options)).transpose()?;
+        }
         Ok(Self {
             server: config.server,
             repository,
+            journals,
             retry: Retry { max_retries: config.max_retries, delay },
             client: OnceCell::new(),
         })
@@ -116,13 +128,9 @@ impl Session {
     }
 
     fn repository(&self) -> Result<&Repository> {
-        self.repository_if_any().ok_or_else(|| {
+        self.repository.as_ref().ok_or_else(|| {
             Error::new(Kind::InvalidArgument, "this needs a repository, and none was given: pass its root")
         })
-    }
-
-    fn repository_if_any(&self) -> Option<&Repository> {
-        self.repository.as_ref()
     }
 
     /// The database whose backups are meant: the connection's, or any where there is none.
@@ -134,6 +142,7 @@ impl Session {
     /// written to is no reason to fail, and a run that lives is left alone.
     async fn sweep(&self, database: &str, collection: &str) {
         if let Some(repository) = &self.repository
+            && repository.store().require_writable("clearing up").is_ok()
             && let Err(error) = repository.sweep(database, collection).await
         {
             tracing::warn!(%error, collection, "what dead runs left could not be removed");
@@ -261,6 +270,7 @@ async fn get(session: &Session, which: Which) -> Result<Value> {
 }
 
 async fn delete(session: &Session, which: Which) -> Result<Value> {
+    session.repository()?.store().require_writable(&format!("deleting backup {}", which.backup))?;
     if let Some(collection) = &which.collection_name {
         session.sweep(session.database().unwrap_or("default"), collection).await;
     }

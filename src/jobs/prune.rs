@@ -29,6 +29,9 @@ pub struct PruneRequest {
 /// [`Kind::Storage`] where the repository cannot be read, or where not one backup could be deleted.
 pub async fn prune(session: &Session, request: PruneRequest, control: &Control) -> Result<Value> {
     let repository = session.repository()?;
+    if !request.dry_run {
+        repository.store().require_writable("applying a retention policy")?;
+    }
     let database = request.database.as_deref().or(session.database());
     let collection = request.collection_name.as_deref();
     let review = repository.review(database, collection, &request.policy, Utc::now());

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
@@ -137,13 +139,16 @@ impl Look<'_> {
 
     /// The row groups that a file's footer promises, which have to be what the chunk table says.
     async fn footer(&self, chunk: &ChunkEntry) -> Result<Vec<SetDigest>> {
-        let source = open(self.backup, chunk).await?;
+        let fetched = Arc::<Fetched>::default();
+        let source = open(self.backup, chunk, &fetched).await?;
         let (schema, name) = (self.schema.clone(), chunk.file.to_string());
         let (groups, promised) = blocking(move || {
             let reader = ChunkReader::open(source, &schema, &name)?;
             Ok((reader.row_groups().to_vec(), reader.promised()))
         })
-        .await?;
+        .await
+        .map_err(|error| fetched.blame(error))?;
+        self.pass(&fetched).await;
         if self.checks.rows && promised.rows != chunk.rows {
             return Err(damaged(
                 chunk,
@@ -158,9 +163,11 @@ impl Look<'_> {
 
     /// Decodes and digests some row groups of a file; how many rows they have.
     async fn prove(&self, chunk: &ChunkEntry, groups: Vec<usize>) -> Result<u64> {
-        let source = open(self.backup, chunk).await?;
+        let fetched = Arc::<Fetched>::default();
+        let source = open(self.backup, chunk, &fetched).await?;
         let (schema, name) = (self.schema.clone(), chunk.file.to_string());
-        let mut reader = blocking(move || ChunkReader::open(source, &schema, &name)).await?;
+        let opened = blocking(move || ChunkReader::open(source, &schema, &name)).await;
+        let mut reader = opened.map_err(|error| fetched.blame(error))?;
         let mut rows = 0;
         for group in groups {
             // A step at a time, so that a canceled verification ends soon.
@@ -169,11 +176,40 @@ impl Look<'_> {
                 let proven = reader.prove_row_group(group)?;
                 Ok((reader, proven))
             })
-            .await?;
+            .await
+            .map_err(|error| fetched.blame(error))?;
             rows += proven.rows;
+            self.pass(&fetched).await;
             self.control.advance(proven.rows, 0);
         }
         Ok(rows)
+    }
+}
+
+impl Look<'_> {
+    /// Waits as the limit on the bandwidth says for what was fetched since.
+    async fn pass(&self, fetched: &Fetched) {
+        self.control.pass(fetched.bytes.swap(0, Ordering::Relaxed)).await;
+    }
+}
+
+/// What became of fetching ranges of an object. The reader of its content knows only words of it.
+#[derive(Default)]
+struct Fetched {
+    bytes: AtomicU64,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Fetched {
+    fn failed(&self, error: Error) -> io::Error {
+        let words = io::Error::other(error.message().to_owned());
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        words
+    }
+
+    /// The store's own error, where it was the store that failed.
+    fn blame(&self, error: Error) -> Error {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
     }
 }
 
@@ -204,14 +240,16 @@ fn damaged(chunk: &ChunkEntry, what: &str) -> Error {
     Error::new(Kind::BackupCorrupted, format!("{} {what}", chunk.file)).with("failed_files", vec![chunk.file.as_str()])
 }
 
-/// The chunk's file on the local disk, or ranges of the object.
-async fn open(backup: &Backup, chunk: &ChunkEntry) -> Result<Source> {
+/// The chunk's file on the local disk, or ranges of the object, whose bytes are counted.
+async fn open(backup: &Backup, chunk: &ChunkEntry, fetched: &Arc<Fetched>) -> Result<Source> {
     let file = backup.open_file(&chunk.file).await?;
     let Some(path) = file.local_path().map(ToOwned::to_owned) else {
         let runtime = Handle::current();
         let length = file.size();
+        let fetched = Arc::clone(fetched);
         return Ok(Source::elsewhere(length, move |range| {
-            runtime.block_on(file.read_range(range)).map_err(|error| io::Error::other(error.message().to_owned()))
+            fetched.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+            runtime.block_on(file.read_range(range)).map_err(|error| fetched.failed(error))
         }));
     };
     let opened = blocking(move || Ok(File::open(path))).await?;

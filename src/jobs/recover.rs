@@ -47,8 +47,7 @@ pub(super) async fn interrupted_restores(
     client: &Client,
     target: Option<(&str, &str)>,
 ) -> Result<()> {
-    let Some(repository) = session.repository_if_any() else { return Ok(()) };
-    for journal in repository.stale_journals(client.label()).await? {
+    for journal in session.stale_journals(client).await? {
         tracing::warn!(
             target_collection = journal.entry().target,
             backup_id = %journal.entry().backup_id,

@@ -10,7 +10,7 @@ use super::control::{Control, Phase, deadline};
 use super::into::{self, Conflict};
 use super::restore_plan::{Plan, Target, prepare, tell};
 use super::staging::{Keys, Proof, Staged, journalled};
-use super::{Session, recover, swap};
+use super::{Session, journals, recover, swap};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{self, Backup, Journal, JournalEntry};
 
@@ -200,7 +200,7 @@ async fn restore_marked(
     if matches!(plan.target, Target::Joined(_)) {
         // The journal's staging collection is never made: it keeps other restores out of the target.
         let work = Box::pin(into::insert(&plan, request, control));
-        let outcome = journalled(session, &client, entry, (control, limit), work).await;
+        let outcome = journalled(session, &client, (entry, true), (control, limit), work).await;
         into::leave_as_found(&plan, request).await;
         let (journal, joined) = outcome?;
         journal.finish().await?;
@@ -220,7 +220,11 @@ async fn restore_marked(
         place.takes(staging)?;
         Ok(staged)
     });
-    let (journal, staged) = journalled(session, &client, entry, (control, limit), work).await?;
+    let replaces = matches!(plan.target, Target::Replaced(_));
+    let (journal, staged) = journalled(session, &client, (entry, replaces), (control, limit), work).await?;
+    if !journal.is_kept() {
+        plan.warnings.push(journals::UNKEPT.to_owned());
+    }
     take_place(&mut plan, journal, &staged, target, control).await?;
     control.enter(Phase::Done);
     let mut told = answer(&plan, backup, target, control);

@@ -149,16 +149,16 @@ impl From<Error> for Failure {
     }
 }
 
-/// Does `work` under a journal. Where it fails, is canceled or runs out of time, what the journal names is cleaned up.
+/// Does `work` under a journal, which tells whether a collection is changed that was there before. Where it fails, is canceled or runs out of time, what the journal names is cleaned up.
 pub(super) async fn journalled<T>(
     session: &Session,
     client: &Client,
-    entry: JournalEntry,
+    (entry, changes_target): (JournalEntry, bool),
     (control, limit): (&Control, Option<Instant>),
     work: impl Future<Output = Result<T>>,
 ) -> Result<(Journal, T)> {
     // Not guarded: a journal that is being written is written, and then taken back.
-    let journal = session.repository()?.begin_journal(entry).await?;
+    let journal = session.begin_journal(entry, changes_target).await?;
     control.begin();
     match control.guard(limit, not_lost(&journal, work)).await {
         Ok(done) => Ok((journal, done)),

@@ -212,14 +212,19 @@ async fn remember(backup: &Backup, mut outcome: Verification, is_proof: bool, ot
         outcome.warnings.push(format!("{otherwise}. The backup does not count as verified by this"));
         return Ok(outcome);
     }
-    note(backup, &outcome).await?;
+    note(backup, &mut outcome).await?;
     Ok(outcome)
 }
 
-/// Notes an outcome in `verification.json`, where the repository can be written.
-pub(super) async fn note(backup: &Backup, outcome: &Verification) -> Result<()> {
+const NOT_NOTED: &str = "the outcome could not be noted beside the backup, and is known to nobody else";
+
+/// Notes an outcome in `verification.json`, where the repository can be written; else that is a warning.
+pub(super) async fn note(backup: &Backup, outcome: &mut Verification) -> Result<()> {
     if let Err(error) = backup.write_verification(&to_value(outcome)?).await {
         tracing::warn!(%error, "the outcome of the verification could not be noted beside the backup");
+        if !outcome.warnings.iter().any(|warning| warning.starts_with(NOT_NOTED)) {
+            outcome.warnings.push(format!("{NOT_NOTED}: {}", error.message()));
+        }
     }
     Ok(())
 }

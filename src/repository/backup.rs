@@ -89,7 +89,7 @@ impl Backup {
 
     /// The list of files, checked against the manifest.
     pub async fn checksums(&self) -> Result<Arc<Checksums>> {
-        let sums = self.inner.checksums.get_or_try_init(|| async {
+        let read = || async {
             let bytes = self.get(CHECKSUMS_FILE, tables::CEILING).await?;
             let manifest = self.manifest();
             let actual = checksum(manifest.checksum_algorithm, bytes.clone()).await?;
@@ -101,8 +101,16 @@ impl Backup {
                 return Err(self.damaged(CHECKSUMS_FILE, "names another algorithm than the manifest"));
             }
             Ok(Arc::new(sums))
-        });
-        sums.await.map(Arc::clone)
+        };
+        self.inner.checksums.get_or_try_init(|| self.twice(read)).await.map(Arc::clone)
+    }
+
+    /// Reads, and once more where an object store gave what seems damaged: its answer may have been.
+    pub(super) async fn twice<T, F: Future<Output = Result<T>>>(&self, read: impl Fn() -> F) -> Result<T> {
+        match read().await {
+            Err(error) if error.kind() == Kind::BackupCorrupted && !self.store().is_local() => read().await,
+            outcome => outcome,
+        }
     }
 
     /// The collection's schema, verified.
@@ -143,6 +151,10 @@ impl Backup {
                 self.damaged(path.as_str(), &format!("is {} bytes long, over the limit of {ceiling}", sum.bytes))
             );
         }
+        self.twice(|| self.read_once(path, ceiling, &sum)).await
+    }
+
+    async fn read_once(&self, path: &RelativePath, ceiling: u64, sum: &FileSum) -> Result<Bytes> {
         let bytes = self.get(path.as_str(), ceiling).await?;
         if bytes.len() as u64 != sum.bytes {
             return Err(self.cut(path.as_str(), sum.bytes, bytes.len() as u64));

@@ -97,6 +97,13 @@ impl Repository {
         self
     }
 
+    /// The same repository, refusing whatever would change it.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.store = self.store.read_only();
+        self
+    }
+
     /// The store it is on.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -157,7 +164,9 @@ impl Repository {
             Terms { purpose: "read", backup_id: Some(backup.id().clone()), entry: None, interval: self.heartbeat };
         let lease = match Lease::acquire(&self.store, &RelativePath::new(name)?, terms).await {
             Ok(acquired) => acquired.lease,
-            Err(error) if matches!(error.kind(), Kind::Storage | Kind::InsufficientStorage) => return Ok(None),
+            Err(error) if matches!(error.kind(), Kind::Storage | Kind::InsufficientStorage | Kind::ReadOnly) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         // A deletion that began before the marker was there shows in the manifest.
@@ -301,8 +310,16 @@ pub(super) fn path_in(folder: &str, id: &BackupId, file: &str) -> Result<Relativ
     RelativePath::new(format!("{folder}/{id}/{file}"))
 }
 
-/// Looks at the manifest of one backup's folder. An error only where trying again may help.
+/// Looks at the manifest of one backup's folder. An error only where trying again may help. On an object store, one that
+/// seems damaged is looked at twice: the answer may have been.
 pub(super) async fn look(store: &Store, folder: &str, id: &BackupId) -> Result<Found> {
+    match look_once(store, folder, id).await? {
+        Found::Damaged(_) if !store.is_local() => look_once(store, folder, id).await,
+        found => Ok(found),
+    }
+}
+
+async fn look_once(store: &Store, folder: &str, id: &BackupId) -> Result<Found> {
     let path = path_in(folder, id, manifest::FILE)?;
     let parsed = match store.get_versioned(&path, manifest::CEILING).await {
         Ok(None) => return Ok(Found::Nothing),

@@ -110,7 +110,7 @@ impl Repository {
             tell(source.manifest().compressed_size_bytes).await;
             return Ok(report);
         }
-        let manifest = source.raw_manifest().await?;
+        let manifest = source.twice(|| source.raw_manifest()).await?;
         self.clear_strays(source, &sums).await?;
         let copies = sums.files.iter().map(|(path, sum)| self.copy_file(source, path, sum, report.server_side, tell));
         let mut copies = futures::stream::iter(copies.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
@@ -120,7 +120,7 @@ impl Repository {
                 report.bytes_copied += bytes;
             }
         }
-        let list = source.raw_checksums().await?;
+        let list = source.twice(|| source.raw_checksums()).await?;
         report.files_copied += 2;
         report.bytes_copied += (list.len() + manifest.len()) as u64;
         tell(list.len() as u64).await;
@@ -203,16 +203,21 @@ impl Repository {
                 tell(sum.bytes).await;
                 return Ok(None);
             }
+            // Nothing that is there must be taken for what is written next.
+            self.store.delete(&to).await?;
         }
         if server_side {
             self.store.copy_within(source.store(), &from, &to).await?;
-            let (_, found) = hash_file(&self.store, &to, algorithm, tell).await?;
+            let (_, mut found) = hash_file(&self.store, &to, algorithm, tell).await?;
+            if found != sum.checksum {
+                (_, found) = hash_file(&self.store, &to, algorithm, tell).await?;
+            }
             if found != sum.checksum {
                 self.store.delete(&to).await?;
                 return Err(source.changed(file.as_str(), &sum.checksum, &found));
             }
         } else {
-            self.stream(source, &from, &to, (file, sum), tell).await?;
+            source.twice(|| self.stream(source, &from, &to, (file, sum), tell)).await?;
         }
         Ok(Some(sum.bytes))
     }
@@ -324,6 +329,7 @@ impl Store {
 
     /// Has the object store copy one of its own objects; `from` is in `source`, which has the same [`Store::origin`].
     async fn copy_within(&self, source: &Store, from: &RelativePath, to: &RelativePath) -> Result<()> {
+        self.require_writable(&format!("copying to {to}"))?;
         let (Backend::Remote(old), Backend::Remote(new)) = (&source.inner.backend, &self.inner.backend) else {
             return Err(internal("only an object store copies by itself"));
         };

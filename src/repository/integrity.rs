@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result, internal};
 use super::backup::{Backup, checksum};
 use super::manifest::{self, Manifest, State};
 use super::names::RelativePath;
-use super::store::{FileKind, Reading, Store, blocking};
+use super::store::{FileKind, FileMeta, Reading, Store, blocking};
 use super::tables::{self, CHECKSUMS_FILE, FileSum, VERIFICATION_FILE};
 
 const AT_ONCE: usize = 4;
@@ -127,11 +127,22 @@ impl Backup {
     /// listed files, those that `hashed` leaves out are looked at for their length alone.
     pub async fn check_some_files(&self, hashed: Hashed, fail_fast: bool, on_bytes: OnBytes<'_>) -> Result<FileReport> {
         let mut report = FileReport::default();
+        let read_twice = !self.store().is_local();
         self.check_manifest(&mut report, on_bytes).await?;
+        if read_twice && !report.is_whole() {
+            report = FileReport::default();
+            self.check_manifest(&mut report, on_bytes).await?;
+        }
         if fail_fast && !report.is_whole() {
             return Ok(report);
         }
-        if let Some(files) = self.check_list(&mut report, on_bytes).await?
+        let failed = report.failed.len();
+        let mut files = self.check_list(&mut report, on_bytes).await?;
+        if read_twice && files.is_none() {
+            report.failed.truncate(failed);
+            files = self.check_list(&mut report, on_bytes).await?;
+        }
+        if let Some(files) = files
             && (!fail_fast || report.is_whole())
         {
             self.check_listed(files, hashed, &mut report, fail_fast, on_bytes).await?;
@@ -205,7 +216,11 @@ impl Backup {
         }
         let mut whole = Vec::new();
         for (path, sum) in files {
-            match present.remove(path.as_str()) {
+            let mut found = present.remove(path.as_str());
+            if found.as_ref().is_none_or(|found| found.size != sum.bytes) && !self.store().is_local() {
+                found = self.asked_for(path.as_str()).await?;
+            }
+            match found {
                 None => report.failed.push(FailedFile::new(path.as_str(), Reason::Missing, None, None)),
                 Some(found) if found.kind == FileKind::Link => {
                     let actual = Some("it is a link".to_owned());
@@ -219,8 +234,11 @@ impl Backup {
                 Some(_) => report.files_verified += 1,
             }
         }
-        let extra = present.into_keys().filter(|path| !belongs(path));
-        report.failed.extend(extra.map(|path| FailedFile::new(&path, Reason::Extra, None, None)));
+        for path in present.into_keys().filter(|path| !belongs(path)) {
+            if self.store().is_local() || self.asked_for(&path).await?.is_some() {
+                report.failed.push(FailedFile::new(&path, Reason::Extra, None, None));
+            }
+        }
         if fail_fast && !report.is_whole() {
             return Ok(());
         }
@@ -243,7 +261,27 @@ impl Backup {
         Ok(())
     }
 
+    /// What an object store says of one file. A list may be behind: it lacks what was just written, or has what is gone.
+    async fn asked_for(&self, path: &str) -> Result<Option<FileMeta>> {
+        let size = self.store().size(&self.path(path)?).await?;
+        Ok(size.map(|size| FileMeta { path: path.to_owned(), size, kind: FileKind::File }))
+    }
+
+    /// Reads a file against its checksum. On an object store, one that seems damaged is read twice: its answer may have
+    /// been.
     async fn check_file(
+        &self,
+        path: RelativePath,
+        sum: FileSum,
+        on_bytes: OnBytes<'_>,
+    ) -> Result<Result<u64, FailedFile>> {
+        match self.check_file_once(path.clone(), sum.clone(), on_bytes).await? {
+            Err(_) if !self.store().is_local() => self.check_file_once(path, sum, on_bytes).await,
+            outcome => Ok(outcome),
+        }
+    }
+
+    async fn check_file_once(
         &self,
         path: RelativePath,
         sum: FileSum,

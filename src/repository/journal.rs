@@ -55,6 +55,7 @@ pub struct JournalEntry {
 pub struct Journal {
     lease: Option<Lease>,
     entry: JournalEntry,
+    kept: bool,
 }
 
 impl Repository {
@@ -65,7 +66,7 @@ impl Repository {
         for _ in 0..10 {
             let terms = self.journal_terms(Some(&entry))?;
             if let Some(lease) = Lease::create(&self.store, &path, terms).await? {
-                return Ok(Journal { lease: Some(lease), entry });
+                return Ok(Journal { lease: Some(lease), entry, kept: true });
             }
             match standing(&self.store, &path, self.heartbeat).await? {
                 Standing::Absent => {}
@@ -113,7 +114,24 @@ impl Repository {
         };
         let Standing::Dead(gone) = standing(&self.store, &path, self.heartbeat).await? else { return Ok(None) };
         let lease = Lease::take_over(&self.store, &path, self.journal_terms(None)?, gone).await?;
-        Ok(lease.map(|lease| Journal { lease: Some(lease), entry }))
+        Ok(lease.map(|lease| Journal { lease: Some(lease), entry, kept: true }))
+    }
+
+    /// What the journals of this server say, of the living and of the dead alike; changes nothing.
+    pub async fn noted_restores(&self, server: &str) -> Result<Vec<JournalEntry>> {
+        let suffix = suffix(server);
+        let mut noted = Vec::new();
+        for file in self.store.list(FOLDER).await? {
+            let Ok(path) = RelativePath::new(file.path) else { continue };
+            if path.as_str().ends_with(&suffix)
+                && let Some(bytes) = self.store.get(&path, CEILING).await?
+            {
+                let entry = decode(&bytes).and_then(|record| record.entry);
+                noted.extend(entry.and_then(|entry| serde_json::from_value::<JournalEntry>(entry).ok()));
+            }
+        }
+        noted.retain(|entry| entry.server == server);
+        Ok(noted)
     }
 
     fn journal_terms(&self, entry: Option<&JournalEntry>) -> Result<Terms> {
@@ -123,6 +141,18 @@ impl Repository {
 }
 
 impl Journal {
+    /// One that is written nowhere: what a process that is killed leaves on the server, nobody clears up.
+    #[must_use]
+    pub fn unkept(entry: JournalEntry) -> Self {
+        Self { lease: None, entry, kept: false }
+    }
+
+    /// Whether it is written anywhere.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
     /// The entry as last written.
     #[must_use]
     pub fn entry(&self) -> &JournalEntry {
@@ -137,8 +167,11 @@ impl Journal {
             return Err(internal("a journal's server, database and target cannot change"));
         }
         let value = to_value(&entry)?;
-        let Some(lease) = &self.lease else { return Err(internal("this journal is finished")) };
-        lease.update(move |record| record.entry = Some(value)).await?;
+        match &self.lease {
+            Some(lease) => lease.update(move |record| record.entry = Some(value)).await?,
+            None if self.kept => return Err(internal("this journal is finished")),
+            None => {}
+        }
         self.entry = entry;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! | file | its one idea |
 //! |---|---|
 //! | [`store`] | bytes at paths, durable on return, on local disk and on object stores alike |
+//! | `again` | requests that are made again, and reads that go on where they broke off |
 //! | [`names`] | names and paths that cannot point outside a backup |
 //! | [`manifest`] | `metadata.json` (and [`tables`]: `chunks.json`, `checksums.json`): what a backup says of itself |
 //! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
@@ -23,6 +24,7 @@
 //! `metadata.json` in the same place, also only if none is there. So exactly one of the two wins, and a writer that
 //! was only thought to be dead cannot complete a backup whose files are being deleted. The lock only saves work.
 
+mod again;
 pub mod attempt;
 pub mod backup;
 pub mod catalog;
@@ -46,6 +48,8 @@ pub mod names;
 pub mod prune;
 #[cfg(test)]
 mod prune_tests;
+#[cfg(test)]
+mod read_only_tests;
 mod remote;
 pub mod retention;
 mod storage_error;

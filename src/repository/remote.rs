@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::error::{Error, Kind, Result, chain, internal};
@@ -61,6 +61,9 @@ impl Remote {
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             "s3" | "s3a" => {
                 let mut builder = AmazonS3Builder::from_env().with_bucket_name(host).with_retry(retry());
+                for (key, value) in time_limits(|key| builder.get_config_value(&AmazonS3ConfigKey::Client(key))) {
+                    builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+                }
                 for (key, value) in options {
                     builder = builder.with_config(option(key)?, value);
                 }
@@ -68,6 +71,9 @@ impl Remote {
             }
             "gs" => {
                 let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
+                for (key, value) in time_limits(|key| builder.get_config_value(&GoogleConfigKey::Client(key))) {
+                    builder = builder.with_config(GoogleConfigKey::Client(key), value);
+                }
                 for (key, value) in options {
                     builder = builder.with_config(option(key)?, value);
                 }
@@ -75,6 +81,9 @@ impl Remote {
             }
             "az" | "azure" => {
                 let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
+                for (key, value) in time_limits(|key| builder.get_config_value(&AzureConfigKey::Client(key))) {
+                    builder = builder.with_config(AzureConfigKey::Client(key), value);
+                }
                 for (key, value) in options {
                     builder = builder.with_config(option(key)?, value);
                 }
@@ -95,7 +104,17 @@ impl Remote {
 
 /// Long enough for a store that is busy, short enough for a person who mistyped the endpoint.
 fn retry() -> RetryConfig {
-    RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+    RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(180), ..RetryConfig::default() }
+}
+
+/// Silence ends a request, not its length: a large file may be read as slowly as a limit on the bandwidth wants. What
+/// the environment says, `value` knows, and it holds; options hold in any case.
+fn time_limits(value: impl Fn(ClientConfigKey) -> Option<String>) -> Vec<(ClientConfigKey, &'static str)> {
+    let defaults = ClientOptions::default();
+    [(ClientConfigKey::ReadTimeout, "30 seconds"), (ClientConfigKey::Timeout, "1 day")]
+        .into_iter()
+        .filter(|(key, _)| value(*key) == defaults.get_config_value(key))
+        .collect()
 }
 
 fn option<K: std::str::FromStr>(key: &str) -> Result<K> {

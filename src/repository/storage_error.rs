@@ -7,6 +7,9 @@ use object_store::Error as ObjectError;
 
 use crate::error::{Error, Kind, chain};
 
+/// A client that has repeated a request for so long has done what can be done.
+const LONG_SECONDS: f64 = 120.0;
+
 /// Whether it only says that the file is not there. A bucket that is not there is another matter.
 pub(super) fn is_absent(error: &ObjectError) -> bool {
     matches!(error, ObjectError::NotFound { .. }) && !chain(error).contains("NoSuchBucket")
@@ -33,7 +36,7 @@ pub(super) fn from_io(
     let permissions = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem);
     let hint = match error.kind() {
         ErrorKind::PermissionDenied => "; give this user access to the folder",
-        ErrorKind::ReadOnlyFilesystem => "; the file system is read-only",
+        ErrorKind::ReadOnlyFilesystem => "; the file system is read-only: mount it for writing, or use another folder",
         ErrorKind::NotADirectory => "; a file is where a folder has to be",
         _ => "",
     };
@@ -64,6 +67,18 @@ pub(super) fn from_object(
         (Some(code), Some(message)) => format!("{message} ({code})"),
         _ => text.chars().take(600).collect(),
     };
+    if is_full(service_code.as_deref(), &text) {
+        return Error::new(
+            Kind::InsufficientStorage,
+            format!(
+                "{doing} {at}: the store has no room left: {said}. Delete backups there (apply_retention_policy does), \
+                 have its quota raised, or use another repository"
+            ),
+        )
+        .with("required_bytes", wanted)
+        .with("available_bytes", available)
+        .with("storage_path", at);
+    }
     let unauthorised = matches!(error, ObjectError::PermissionDenied { .. } | ObjectError::Unauthenticated { .. });
     let (code, hint, temporary) = match (error, service_code.as_deref()) {
         (ObjectError::PermissionDenied { .. }, _) => ("403", "; check what these credentials may do", false),
@@ -74,13 +89,41 @@ pub(super) fn from_object(
         (_, Some(code)) if !matches!(code, "SlowDown" | "InternalError" | "ServiceUnavailable" | "RequestTimeout") => {
             (code, "", false)
         }
-        _ => ("unavailable", "; check the endpoint and the network", true),
+        _ => ("unavailable", "; check the endpoint and the network, and try again", true),
     };
     let error = Error::new(Kind::Storage, format!("{doing} {at}: {said}{hint}"))
         .with("storage_path", at)
         .with("error_code", service_code.as_deref().unwrap_or(code))
         .with("permissions_issue", unauthorised);
     if temporary { error.temporary() } else { error }
+}
+
+/// Stores say in different words that nothing more goes in: a quota is used up, or the disks are.
+fn is_full(code: Option<&str>, text: &str) -> bool {
+    let codes = ["QuotaExceeded", "StorageFull", "InsufficientStorage", "InsufficientCapacity", "AccountQuota"];
+    code.is_some_and(|code| codes.iter().any(|word| code.contains(word))) || text.contains("507 Insufficient Storage")
+}
+
+/// Whether a request may succeed when made again: the failure is one that passes, and the client did not itself repeat
+/// it as often as it may.
+pub(super) fn may_pass(error: &ObjectError) -> bool {
+    let text = chain(error);
+    let exhausted = text.split_once(", after ").is_some_and(|(before, rest)| {
+        let often = rest.split_once(" retries, max_retries: ");
+        let often = often.is_some_and(|(times, rest)| rest.split(',').next() == Some(times));
+        let took = before.rsplit(' ').next().and_then(|word| word.strip_suffix('s')?.parse::<f64>().ok());
+        often || took.is_some_and(|seconds| seconds > LONG_SECONDS)
+    });
+    !exhausted && from_object("", String::new(), error, None, None).is_temporary()
+}
+
+/// The answer ended before it was whole, and nobody said so.
+pub(super) fn cut(given: u64, wanted: u64) -> ObjectError {
+    other(format!("it is shorter than expected: {given} of {wanted} bytes were given"))
+}
+
+pub(super) fn other(what: String) -> ObjectError {
+    ObjectError::Generic { store: "object store", source: what.into() }
 }
 
 fn element(xml: &str, name: &str) -> Option<String> {
@@ -171,5 +214,41 @@ mod tests {
         let error = from_object("listing", "s3://b/x".to_owned(), &error, None, None);
         assert!(error.message().contains("The bucket does not exist (NoSuchBucket); check the name"), "{error}");
         assert!(!error.is_temporary());
+    }
+
+    #[test]
+    fn only_what_may_pass_and_was_not_repeated_enough_is_repeated() {
+        let said = |text: &str| ObjectError::Generic { store: "S3", source: text.to_owned().into() };
+        assert!(may_pass(&said("connection reset")));
+        assert!(may_pass(&said(
+            "Error performing PUT x in 1s, after 1 retries, max_retries: 5, retry_timeout: 180s - reset"
+        )));
+        assert!(!may_pass(&said(
+            "Error performing PUT x in 1s, after 5 retries, max_retries: 5, retry_timeout: 180s - reset"
+        )));
+        assert!(!may_pass(&said(
+            "Error performing PUT x in 181.5s, after 2 retries, max_retries: 5, retry_timeout: 180s - reset"
+        )));
+        assert!(!may_pass(&said("<Error><Code>InvalidRequest</Code></Error>")));
+        let denied = ObjectError::PermissionDenied { path: String::new(), source: "no".into() };
+        assert!(!may_pass(&denied));
+    }
+
+    #[test]
+    fn a_store_that_is_full_is_told_as_such_whatever_its_words() {
+        for said in [
+            "<Error><Code>QuotaExceeded</Code><Message>no more</Message></Error>",
+            "<Error><Code>XMinioStorageFull</Code><Message>no more</Message></Error>",
+            "Server returned non-2xx status code: 507 Insufficient Storage: ",
+        ] {
+            let error = ObjectError::Generic { store: "S3", source: said.into() };
+            let error = from_object("writing", "s3://b/x".to_owned(), &error, Some(7), None);
+            assert_eq!(error.kind(), Kind::InsufficientStorage, "{said}");
+            assert_eq!(
+                (&error.details()["required_bytes"], &error.details()["storage_path"]),
+                (&7.into(), &"s3://b/x".into())
+            );
+            assert!(error.message().contains("another repository") && !error.is_temporary(), "{error}");
+        }
     }
 }

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use object_store::{Error as ObjectError, ObjectStore, ObjectStoreExt, UpdateVersion};
 use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::error::{Error, Kind, Result, internal};
 
+use super::again::{again, blocks};
 use super::local::Local;
 use super::names::RelativePath;
 use super::remote::Remote;
@@ -25,6 +26,7 @@ pub use super::upload::Upload;
 #[derive(Clone)]
 pub struct Store {
     pub(super) inner: Arc<Inner>,
+    read_only: bool,
 }
 
 pub(super) struct Inner {
@@ -108,7 +110,32 @@ impl Store {
     }
 
     fn new(label: String, backend: Backend) -> Self {
-        Self { inner: Arc::new(Inner { label, backend, probed: OnceCell::new() }) }
+        Self { inner: Arc::new(Inner { label, backend, probed: OnceCell::new() }), read_only: false }
+    }
+
+    /// The same store, refusing whatever would change it.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// [`Kind::ReadOnly`] where it may only be read. `what` is what would change it.
+    pub fn require_writable(&self, what: &str) -> Result<()> {
+        if !self.read_only {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::ReadOnly,
+            format!(
+                "the repository {} is opened with read_only, and {what} would change it: nothing was touched. Leave \
+                 read_only out, or name another repository",
+                self.display("")
+            ),
+        )
+        .with("storage_path", self.display(""))
+        .with("error_code", "read_only")
+        .with("permissions_issue", true))
     }
 
     /// `path` as shown to people: with the root before it.
@@ -151,17 +178,20 @@ impl Store {
                 }
             }
             Backend::Remote(remote) => {
-                let result = match remote.store.get(&remote.key(path.as_str())?).await {
-                    Ok(result) => result,
+                let key = remote.key(path.as_str())?;
+                // Size and content belong to one answer: where the content breaks off, both are asked for again.
+                let got = again(|| async {
+                    let result = remote.store.get(&key).await?;
+                    let meta = result.meta.clone();
+                    let bytes = if meta.size > ceiling { None } else { Some(result.bytes().await?) };
+                    Ok((meta, bytes))
+                });
+                match got.await {
+                    Ok((meta, Some(bytes))) => (bytes, UpdateVersion { e_tag: meta.e_tag, version: meta.version }),
+                    Ok((meta, None)) => return Err(self.too_long(path, meta.size, ceiling)),
                     Err(error) if storage_error::is_absent(&error) => return Ok(None),
                     Err(error) => return Err(self.object_error("reading", path.as_str(), &error, None)),
-                };
-                if result.meta.size > ceiling {
-                    return Err(self.too_long(path, result.meta.size, ceiling));
                 }
-                let update = UpdateVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
-                let bytes = result.bytes().await.map_err(|e| self.object_error("reading", path.as_str(), &e, None))?;
-                (bytes, update)
             }
         };
         Ok(Some((bytes.clone(), Version { content: bytes, update })))
@@ -177,14 +207,15 @@ impl Store {
             }
             Backend::Remote(remote) => {
                 let length = range.end - range.start;
-                let bytes = remote.store.get_range(&remote.key(path.as_str())?, range).await;
-                let bytes = bytes.map_err(|error| self.object_error("reading", path.as_str(), &error, None))?;
-                if bytes.len() as u64 == length {
-                    Ok(bytes)
-                } else {
-                    Err(Error::new(Kind::Storage, format!("{} is shorter than expected", self.display(path.as_str())))
-                        .with("storage_path", self.display(path.as_str())))
-                }
+                let key = remote.key(path.as_str())?;
+                // As many bytes as the answer itself promises, and fewer than were asked for: the file may be whole.
+                let whole = || async {
+                    let bytes = remote.store.get_range(&key, range.clone()).await?;
+                    let short = bytes.len() as u64 != length;
+                    if short { Err(storage_error::cut(bytes.len() as u64, length)) } else { Ok(bytes) }
+                };
+                let bytes = again(whole).await;
+                bytes.map_err(|error| self.object_error("reading", path.as_str(), &error, None))
             }
         }
     }
@@ -200,11 +231,14 @@ impl Store {
                     Err(error) => Err(self.io_error("looking at", path.as_str(), &error, None)),
                 }
             }
-            Backend::Remote(remote) => match remote.store.head(&remote.key(path.as_str())?).await {
-                Ok(meta) => Ok(Some(meta.size)),
-                Err(error) if storage_error::is_absent(&error) => Ok(None),
-                Err(error) => Err(self.object_error("looking at", path.as_str(), &error, None)),
-            },
+            Backend::Remote(remote) => {
+                let key = remote.key(path.as_str())?;
+                match again(|| remote.store.head(&key)).await {
+                    Ok(meta) => Ok(Some(meta.size)),
+                    Err(error) if storage_error::is_absent(&error) => Ok(None),
+                    Err(error) => Err(self.object_error("looking at", path.as_str(), &error, None)),
+                }
+            }
         }
     }
 
@@ -227,14 +261,7 @@ impl Store {
                 let file = blocking(move || local.open(&at)).await?;
                 file.map(Reading::File).map_err(|error| self.io_error("reading", path.as_str(), &error, None))
             }
-            Backend::Remote(remote) => {
-                let result = remote.store.get(&remote.key(path.as_str())?).await;
-                let result = result.map_err(|error| self.object_error("reading", path.as_str(), &error, None))?;
-                let (store, path) = (self.clone(), path.clone());
-                let blocks = result.into_stream();
-                let blocks = blocks.map_err(move |error| store.object_error("reading", path.as_str(), &error, None));
-                Ok(Reading::Blocks(blocks.boxed()))
-            }
+            Backend::Remote(remote) => blocks(self, remote, path).await.map(Reading::Blocks),
         }
     }
 
@@ -248,14 +275,13 @@ impl Store {
             }
             Backend::Remote(remote) => {
                 let key = remote.key(prefix)?;
-                let mut found = Vec::new();
-                let mut objects = remote.store.list(Some(&key));
-                while let Some(object) = objects.next().await {
-                    let object = object.map_err(|error| self.object_error("listing", prefix, &error, None))?;
-                    if let Some(path) = remote.path(&object.location) {
-                        found.push(FileMeta { path, size: object.size, kind: FileKind::File });
-                    }
-                }
+                let objects = again(|| remote.store.list(Some(&key)).try_collect::<Vec<_>>()).await;
+                let objects = objects.map_err(|error| self.object_error("listing", prefix, &error, None))?;
+                let file = |path, size| FileMeta { path, size, kind: FileKind::File };
+                let mut found: Vec<_> = objects
+                    .into_iter()
+                    .filter_map(|object| remote.path(&object.location).map(|path| file(path, object.size)))
+                    .collect();
                 found.sort_by(|a, b| a.path.cmp(&b.path));
                 Ok(found)
             }
@@ -272,7 +298,7 @@ impl Store {
             }
             Backend::Remote(remote) => {
                 let key = remote.key(prefix)?;
-                let found = remote.store.list_with_delimiter(Some(&key)).await;
+                let found = again(|| remote.store.list_with_delimiter(Some(&key))).await;
                 let found = found.map_err(|error| self.object_error("listing", prefix, &error, None))?;
                 let mut names: Vec<_> =
                     found.common_prefixes.iter().filter_map(|key| key.filename().map(str::to_owned)).collect();

@@ -55,6 +55,10 @@ impl Repository {
     /// Deletes what is in a backup's folder; [`Kind::InProgress`] while it is being read.
     pub(super) async fn delete_place(&self, place: &Place) -> Result<()> {
         self.refuse_while_read(place).await?;
+        // Where nothing may be deleted, nothing is marked: it would not be listed any more, and stay for good.
+        if !self.store.is_local() {
+            self.store.delete(&path_in(&place.folder, &place.id, ".may-be-deleted")?).await?;
+        }
         let before = self.mark_deleting(place).await?;
         // A reader who came in between either sees the mark and leaves, or is seen now.
         if let Some((manifest, version)) = before

@@ -7,7 +7,9 @@ use tokio::task::JoinSet;
 
 use crate::error::{Result, internal};
 
+use super::again::again;
 use super::names::RelativePath;
+use super::storage_error::is_absent;
 use super::store::Store;
 
 /// What object stores want of every part but the last: at least 5 MiB, and all the same. Ten thousand parts, the most
@@ -65,7 +67,7 @@ impl Upload {
     pub async fn finish(mut self) -> Result<()> {
         let last: PutPayload = std::mem::take(&mut self.buffer).into_iter().collect();
         if self.parts.is_none() && !self.store.is_local() {
-            let outcome = self.objects.put(&self.key, last).await;
+            let outcome = again(|| self.objects.put(&self.key, last.clone())).await;
             return outcome.map(drop).map_err(|error| self.failed(&error));
         }
         if last.content_length() > 0 || self.parts.is_none() {
@@ -75,6 +77,8 @@ impl Upload {
         let Some(mut parts) = self.parts.take() else { return Err(internal("an upload has no parts")) };
         match parts.complete().await {
             Ok(_) => Ok(()),
+            // Asked twice because the first answer was lost, the store knows no such upload any more.
+            Err(error) if is_absent(&error) && self.is_there().await? => Ok(()),
             Err(error) => {
                 let error = self.failed(&error);
                 self.parts = Some(parts);
@@ -90,6 +94,10 @@ impl Upload {
             // What cannot be taken back now is swept by the next run, or by the bucket's rule for unfinished uploads.
             let _ = parts.abort().await;
         }
+    }
+
+    async fn is_there(&mut self) -> Result<bool> {
+        Ok(!self.store.is_local() && self.store.size(&self.path).await? == Some(self.written))
     }
 
     async fn send(&mut self, part: PutPayload) -> Result<()> {

@@ -8,6 +8,7 @@ use object_store::{Error as ObjectError, PutMode, PutOptions, PutPayload, Update
 
 use crate::error::{Error, Kind, Result, internal};
 
+use super::again::again;
 use super::local::Mode;
 use super::names::RelativePath;
 use super::storage_error;
@@ -32,6 +33,7 @@ impl Store {
     }
 
     async fn write(&self, path: &RelativePath, bytes: Bytes, condition: Condition) -> Result<Option<Version>> {
+        self.require_writable(&format!("writing {path}"))?;
         let length = bytes.len() as u64;
         match &self.inner.backend {
             Backend::Local(local) => {
@@ -57,18 +59,27 @@ impl Store {
                 };
                 let key = remote.key(path.as_str())?;
                 let payload = PutPayload::from_bytes(bytes.clone());
-                match remote.store.put_opts(&key, payload, PutOptions::from(mode)).await {
+                let put = || remote.store.put_opts(&key, payload.clone(), PutOptions::from(mode.clone()));
+                match again(put).await {
                     Ok(result) => {
                         let update = UpdateVersion { e_tag: result.e_tag, version: result.version };
                         Ok(Some(Version { content: bytes, update }))
                     }
                     Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
-                        let present = self.get_versioned(path, length).await.ok().flatten();
+                        let present = self.present(path, length).await?;
                         Ok(present.filter(|(content, _)| *content == bytes).map(|(_, version)| version))
                     }
                     Err(error) => Err(self.object_error("writing", path.as_str(), &error, Some(length))),
                 }
             }
+        }
+    }
+
+    /// What is at `path`; `None` too where it is longer than `length`, and so not what is looked for.
+    async fn present(&self, path: &RelativePath, length: u64) -> Result<Option<(Bytes, Version)>> {
+        match self.get_versioned(path, length).await {
+            Err(error) if error.kind() == Kind::BackupCorrupted => Ok(None),
+            outcome => outcome,
         }
     }
 
@@ -80,6 +91,7 @@ impl Store {
     /// Deletes files, named as [`Store::list`] names them, durably on return; absent ones are fine.
     pub async fn delete_all(&self, paths: Vec<String>) -> Result<()> {
         let first = paths.first().cloned().unwrap_or_default();
+        self.require_writable(&format!("deleting {first}"))?;
         match &self.inner.backend {
             Backend::Local(local) => {
                 let local = Arc::clone(local);
@@ -88,17 +100,18 @@ impl Store {
             }
             Backend::Remote(remote) => {
                 let keys: Vec<_> = paths.iter().map(|path| remote.key(path)).collect::<Result<_>>()?;
-                let keys = futures::stream::iter(keys.into_iter().map(Ok)).boxed();
-                let mut outcomes = remote.store.delete_stream(keys);
-                while let Some(outcome) = outcomes.next().await {
-                    match outcome {
-                        Err(error) if !storage_error::is_absent(&error) => {
-                            return Err(self.object_error("deleting", &first, &error, None));
+                let delete = || async {
+                    let keys = futures::stream::iter(keys.clone().into_iter().map(Ok)).boxed();
+                    let mut outcomes = remote.store.delete_stream(keys);
+                    while let Some(outcome) = outcomes.next().await {
+                        match outcome {
+                            Err(error) if !storage_error::is_absent(&error) => return Err(error),
+                            _ => {}
                         }
-                        _ => {}
                     }
-                }
-                Ok(())
+                    Ok(())
+                };
+                again(delete).await.map_err(|error| self.object_error("deleting", &first, &error, None))
             }
         }
     }
@@ -106,6 +119,7 @@ impl Store {
     /// Deletes the file where `version` still is; `false` where it is not. On object stores, which cannot compare and
     /// delete in one, the comparison comes shortly before.
     pub async fn delete_if(&self, path: &RelativePath, version: &Version) -> Result<bool> {
+        self.require_writable(&format!("deleting {path}"))?;
         match &self.inner.backend {
             Backend::Local(local) => {
                 let (local, at, content) = (Arc::clone(local), path.clone(), version.content.clone());
@@ -113,8 +127,8 @@ impl Store {
                 done.map_err(|error| self.io_error("deleting", path.as_str(), &error, None))
             }
             Backend::Remote(_) => {
-                let present = self.get(path, version.content.len() as u64).await.ok().flatten();
-                if present.as_ref() != Some(&version.content) {
+                let present = self.present(path, version.content.len() as u64).await?;
+                if present.is_none_or(|(content, _)| content != version.content) {
                     return Ok(false);
                 }
                 self.delete(path).await.map(|()| true)
@@ -124,6 +138,7 @@ impl Store {
 
     /// On local disk: removes `folder` and what is in it, as far as it is empty folders. Object stores have none.
     pub async fn remove_empty_folders(&self, folder: &str) -> Result<()> {
+        self.require_writable("removing an empty folder")?;
         let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
         let (local, at) = (Arc::clone(local), folder.to_owned());
         let done = blocking(move || local.remove_empty_folders(&at)).await?;
@@ -132,6 +147,7 @@ impl Store {
 
     /// On local disk: removes the folders that `path` lies in, as far as they are empty; never the root.
     pub async fn remove_empty_parents(&self, path: &RelativePath) -> Result<()> {
+        self.require_writable("removing an empty folder")?;
         let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
         let (local, at) = (Arc::clone(local), path.clone());
         let done = blocking(move || local.remove_empty_parents(at.as_str())).await?;
@@ -140,6 +156,7 @@ impl Store {
 
     /// On local disk: removes the unfinished small files that dead processes left directly in `folder`.
     pub async fn delete_unfinished(&self, folder: &str) -> Result<()> {
+        self.require_writable("clearing up")?;
         let Backend::Local(local) = &self.inner.backend else { return Ok(()) };
         let (local, at) = (Arc::clone(local), folder.to_owned());
         let done = blocking(move || local.delete_unfinished(&at)).await?;
@@ -148,6 +165,7 @@ impl Store {
 
     /// Begins a big file, which appears when [`Upload::finish`] returns and replaces what is there.
     pub async fn upload(&self, path: &RelativePath) -> Result<Upload> {
+        self.require_writable(&format!("writing {path}"))?;
         let (objects, key) = match &self.inner.backend {
             Backend::Local(local) => {
                 let (local, at) = (Arc::clone(local), path.clone());

@@ -102,6 +102,7 @@ def test_sizes_are_told_in_gb_of_1024_cubed():
         ("backup_not_found", "BackupNotFoundError"),
         ("backup_corrupted", "BackupCorruptedError"),
         ("storage", "BackupStorageError"),
+        ("read_only", "ReadOnlyRepositoryError"),
         ("already_exists", "BackupAlreadyExistsError"),
         ("restore_validation", "RestoreValidationError"),
         ("insufficient_storage", "InsufficientStorageError"),

@@ -460,6 +460,22 @@ def test_managers_are_put_together_as_in_the_quick_start(core):
     assert BackupManager(collection_manager=collection_manager).connection_manager is connection_manager
 
 
+async def test_a_collection_manager_repeats_as_often_as_the_manager_that_it_belongs_to(core):
+    config = BackupRecoveryConfig(max_retries=7, retry_delay_seconds=0.5)
+    connection = ConnectionManager(URI)
+    given = CollectionManager(connection, session_factory=core)
+    own = CollectionManager(connection, config=BackupRecoveryConfig(max_retries=1), session_factory=core)
+    managers = [
+        BackupManager(connection, config=config, session_factory=core),
+        BackupManager(connection, given, config, session_factory=core),
+        BackupManager(connection, own, config, session_factory=core),
+    ]
+    for manager in managers:
+        await manager.collection_manager.list_collections()
+    assert [made["max_retries"] for made in core.configs] == [7, 7, 1]
+    assert core.configs[0]["retry_delay_seconds"] == 0.5
+
+
 async def test_collections_are_listed_described_counted_and_dropped(core):
     collections = CollectionManager(ConnectionManager(URI), session_factory=core)
     assert await collections.list_collections() == ["articles"]
