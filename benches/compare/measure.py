@@ -77,6 +77,26 @@ def export_milvault(job: dict[str, Any]) -> dict[str, Any]:
     return asyncio.run(run())
 
 
+def upload_files(job: dict[str, Any]) -> dict[str, Any]:
+    """A backup's files as they are into a bucket, by boto3 at its defaults: multipart, ten threads."""
+    import boto3
+
+    options = job["storage_options"]
+    client = boto3.client(
+        "s3",
+        endpoint_url=options["aws_endpoint"],
+        aws_access_key_id=options["aws_access_key_id"],
+        aws_secret_access_key=options["aws_secret_access_key"],
+        region_name=options["aws_region"],
+    )
+    folder = Path(job["folder"])
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    begun = time.perf_counter()
+    for path in files:
+        client.upload_file(str(path), job["bucket"], f"alone/{path.relative_to(folder)}")
+    return {"seconds": time.perf_counter() - begun, "bytes": sum(path.stat().st_size for path in files)}
+
+
 def restore_milvault(job: dict[str, Any]) -> dict[str, Any]:
     """A restore at default settings but for `verify_after`."""
     from milvault import RestoreParams
@@ -143,7 +163,7 @@ def restore_pymilvus(job: dict[str, Any]) -> dict[str, Any]:
 def _manager(job: dict[str, Any]):
     from milvault import BackupManager
 
-    return BackupManager.connect(job["uri"], job["root"])
+    return BackupManager.connect(job["uri"], job["root"], storage_options=job.get("storage_options"))
 
 
 def _wait_for_consistency(job: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from benches.compare.table import markdown
 from benches.compare.wire import Wire
 from tests.servers.milvus_235 import Milvus235
 from tests.servers.milvus_lite import MilvusLiteServer
+from tests.servers.s3 import S3Server
 
 COLLECTION, TARGET, SMALL_ROWS = "bench", "bench_target", 100_000
 
@@ -121,6 +122,24 @@ class Bench:
                 with self.new_target():
                     self.measure("restore pymilvus", "restore", "pymilvus insert, flush", "restore_pymilvus")
 
+    def stores(self) -> None:
+        """Interleaved backups to the local disk and to S3 on loopback, and the upload of the same files alone."""
+        for turn in range(self.options.repeat):
+            print(f"{self.kind}: stores {turn + 1} of {self.options.repeat}", file=sys.stderr)
+            shutil.rmtree(self.root, ignore_errors=True)
+            s3 = S3Server(self.root.parent / "s3").start()
+            try:
+                s3.client().create_bucket(Bucket="bench")
+                bucket = {"bucket": "bench", "storage_options": s3.options}
+                made = self.measure("store local", "stores", "create_backup to a folder", "export_milvault")
+                folder = made and str(self.root / COLLECTION / made["backup_id"])
+                alone = {"folder": folder, **bucket}
+                self.measure("store upload", "stores", "boto3, the same files alone", "upload_files", **alone)
+                there = {"root": f"s3://bench/turn-{turn}", **bucket}
+                self.measure("store s3", "stores", "**create_backup to S3**", "export_milvault", **there)
+            finally:
+                s3.stop()
+
     def memory(self) -> None:
         """Peaks at 100,000 rows, to set beside those of the whole size."""
         if not self.options.milvault or self.rows <= SMALL_ROWS:
@@ -193,6 +212,8 @@ def one_server(options: argparse.Namespace, kind: str, rows: int, base: Path) ->
         backup = bench.export() if "export" in options.parts or "restore" in options.parts else None
         if "restore" in options.parts:
             bench.restore(backup)
+        if "stores" in options.parts:
+            bench.stores()
         if "memory" in options.parts:
             bench.memory()
         return bench
@@ -216,7 +237,7 @@ def arguments() -> argparse.Namespace:
         default=8000,
         help="rows a batch of raw and pymilvus inserts; default: as Milvault sends",
     )
-    parser.add_argument("--parts", nargs="+", default=["scale", "export", "restore", "memory"], metavar="PART")
+    parser.add_argument("--parts", nargs="+", default=["scale", "export", "restore", "stores", "memory"], metavar="PART")
     parser.add_argument("--baselines-only", dest="milvault", action="store_false", help="leave Milvault out")
     parser.add_argument("--json", type=Path, help="where to save every measurement")
     return parser.parse_args()

@@ -6,7 +6,12 @@ import statistics
 from typing import Any
 
 NAMES = {"server": "Milvus 2.3.5 over TCP", "lite": "Milvus Lite over TCP"}
-BASELINES = {"export": ("export raw", "export iterator"), "restore": ("restore raw", "restore pymilvus")}
+BASELINES = {
+    "export": ("export raw", "export iterator"),
+    "restore": ("restore raw", "restore pymilvus"),
+    # Beside a local disk; the last column says how much faster the upload of finished files is.
+    "stores": ("store local", "store upload"),
+}
 
 
 def markdown(report: dict[str, Any]) -> str:
