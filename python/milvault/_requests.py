@@ -69,6 +69,7 @@ def backup_request(
         "tags": params.tags,
         "duplicates": params.duplicates,
         "prove_stable": params.prove_stable,
+        "resume": params.resume,
         "checksum_algorithm": config.checksum_algorithm.value,
         "max_concurrent_chunks": config.max_concurrent_chunks,
         "verify_after": config.auto_verify_after_backup and config.enable_checksum_verification,

@@ -32,8 +32,8 @@ class BackupParams(Model):
         tags: Words to find the backup by.
         storage_type: How it is stored. Unset: the config's default.
         base: The backup that an incremental one builds on.
-        resume: Whether finished chunks of an interrupted backup may be used again. None are kept so far, so that a
-            backup always begins anew.
+        resume: Whether to go on with what an unfinished backup of the same collection with the same parameters has
+            read. Otherwise that is cleared away.
         duplicates: What to do where several rows have one primary key: `fail`, naming them, or `collapse` them to the
             one that Milvus shows, with a warning.
         prove_stable: Whether to read everything twice and compare, to prove that nobody wrote meanwhile.

@@ -52,6 +52,8 @@ class BackupMetadata(Result):
         include_indexes: Whether it holds index definitions.
         metadata_version: The version of the manifest's format.
         tags: Words to find it by.
+        resumed: What was read by an earlier run that ended before it was done: `backup_id`, `started_at`, `chunks`,
+            `rows`; `None` where one run read it all.
         verifications: When each type of verification last ended (`verified_at`, ISO 8601), and whether with `success`.
     """
 
@@ -95,6 +97,7 @@ class BackupMetadata(Result):
     include_indexes: bool = True
     metadata_version: int | str = 1
     tags: list[str] = Field(default_factory=list)
+    resumed: dict[str, Any] | None = None
     verifications: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @property

@@ -1,8 +1,9 @@
 //! Making a backup: describe, lock, read, write, prove, commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::FutureExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -14,10 +15,10 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::Client;
 use crate::parquet::WriteOptions;
-use crate::repository::manifest::{self, Manifest, PartitionDigest, SnapshotKind};
+use crate::repository::manifest::{self, Manifest, PartitionDigest, Resumed, SnapshotKind};
 use crate::repository::names::{RelativePath, index_file, now};
-use crate::repository::tables::{CHUNKS_FILE, SCHEMA_FILE};
-use crate::repository::{Attempt, BeginRequest, Repository};
+use crate::repository::tables::{CHUNKS_FILE, ChunkTable, SCHEMA_FILE};
+use crate::repository::{Adopted, Attempt, BeginRequest, Repository};
 use crate::schema::{Collection, Index};
 
 /// What to back up, and how.
@@ -45,6 +46,8 @@ pub struct BackupRequest {
     duplicates: DuplicatePolicy,
     #[serde(default)]
     prove_stable: bool,
+    #[serde(default = "yes")]
+    resume: bool,
     #[serde(default)]
     checksum_algorithm: ChecksumAlgorithm,
     #[serde(default = "concurrency")]
@@ -77,6 +80,8 @@ struct Plan {
     indexes: Vec<Index>,
     partitions: Vec<String>,
     loaded_by_us: bool,
+    /// Stands for all that makes a data file what it is, but for the rows.
+    fingerprint: String,
 }
 
 /// Makes a backup and answers with its metadata, warnings, the verification and the time that each phase took.
@@ -99,6 +104,8 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
             collection: plan.collection.name.clone(),
             backup_name: request.backup_name.clone(),
             algorithm: request.checksum_algorithm,
+            fingerprint: plan.fingerprint.clone(),
+            resume: request.resume,
         };
         // Not guarded: a lock that is being taken is taken, and then given back.
         let attempt = repository.begin(begin).await?;
@@ -111,8 +118,16 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
             Err(error) => {
                 control.enter(Phase::Cleaning);
                 let storage_path = attempt.storage_path();
-                attempt.abandon().await;
-                Err(error.with("storage_path", storage_path))
+                let error = error.with("storage_path", storage_path);
+                // Whoever stops a backup finds none of it, and what will fail again is of no use.
+                if !may_go_on(&error) {
+                    attempt.abandon().await;
+                } else if attempt.leave().await {
+                    return Err(
+                        error.context("the chunks that were finished are kept, and the same call goes on from them")
+                    );
+                }
+                Err(error)
             }
         }
     }
@@ -187,7 +202,38 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
         })?;
     }
     let partitions = Reader::new(&client, &collection, 1).await?.partitions(&wanted);
-    Ok(Plan { client, collection, indexes, partitions, loaded_by_us })
+    let number = client.collection_number(&collection.name).await?;
+    let fingerprint = fingerprint(request, &client, &collection, &partitions, number)?;
+    Ok(Plan { client, collection, indexes, partitions, loaded_by_us, fingerprint })
+}
+
+/// What has to be the same for a finished chunk of one run to be one of another.
+fn fingerprint(
+    request: &BackupRequest,
+    client: &Client,
+    collection: &Collection,
+    partitions: &[String],
+    number: Option<i64>,
+) -> Result<String> {
+    let all = json!({
+        "tool": env!("CARGO_PKG_VERSION"),
+        "server": client.label(),
+        "database": collection.database,
+        "collection": collection.name,
+        "number": number,
+        "schema": collection.schema,
+        "partitions": partitions,
+        "compression": request.compression_enabled.then_some(request.compression_level),
+        "chunk_size_mb": request.chunk_size_mb,
+        "collapse": request.duplicates == DuplicatePolicy::Collapse,
+    });
+    let text = serde_json::to_vec(&all).map_err(|error| internal(error.to_string()))?;
+    Ok(ChecksumAlgorithm::Sha256.of(&text))
+}
+
+/// Whether an error is of the sort that passes: then finished chunks are kept for the next try.
+fn may_go_on(error: &Error) -> bool {
+    error.is_temporary() && matches!(error.kind(), Kind::Server | Kind::Storage | Kind::Backup)
 }
 
 fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result<Vec<String>> {
@@ -288,6 +334,7 @@ async fn write(
     let reader = Reader::new(&plan.client, &plan.collection, request.max_concurrent_chunks).await?;
     let counts = reader.counts(&plan.partitions).await?;
     let rows: u64 = counts.values().sum();
+    let adopted = attempt.adopt(&|bytes| control.pass(bytes).boxed()).await?;
     control.expect(rows, rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64));
     control.enter(Phase::Reading);
     let options = WriteOptions {
@@ -296,11 +343,16 @@ async fn write(
     };
     let chunks =
         Chunks::new(&plan.collection, &plan.partitions, attempt, control, options, request.chunk_size_mb << 20);
+    let notes = adopted.as_ref().map(|adopted| &adopted.chunks[..]).unwrap_or_default();
+    for note in notes {
+        control.advance(note.chunk.rows, note.chunk.bytes);
+    }
     let reading = reader
+        .after(chunks.adopt(notes)?)
         .read(
             &counts,
             request.duplicates,
-            &|partition| chunks.sink(partition),
+            &|partition, range| chunks.sink(partition, range),
             &async |partition: &str| chunks.discard(partition).await,
             control,
         )
@@ -308,7 +360,8 @@ async fn write(
     let ended_at = now();
     let mut warnings = reading.warnings.clone();
     warnings.extend(super::compatible::in_describing(plan.client.version(), &plan.collection));
-    let kind = snapshot_kind(plan, request, &reading, control, &mut warnings).await?;
+    let resumed = adopted.as_ref().and_then(|adopted| resumed(adopted, &chunks.table()));
+    let kind = snapshot_kind(plan, request, (&reading, resumed.as_ref()), control, &mut warnings).await?;
     if rows == 0 && reading.rows() == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", plan.collection.name));
     }
@@ -339,7 +392,8 @@ async fn write(
     manifest.tags.clone_from(&request.tags);
     manifest.schema_snapshot = schema;
     manifest.snapshot.kind = kind;
-    manifest.snapshot.started_at = Some(started_at);
+    manifest.snapshot.started_at = Some(resumed.as_ref().map_or(started_at, |resumed| resumed.started_at));
+    manifest.resumed = resumed;
     manifest.snapshot.ended_at = Some(ended_at);
     manifest.snapshot.count_before = Some(reading.partitions.values().map(|read| read.before).sum());
     manifest.snapshot.count_after = Some(reading.partitions.values().map(|read| read.after).sum());
@@ -351,7 +405,7 @@ async fn write(
 async fn snapshot_kind(
     plan: &Plan,
     request: &BackupRequest,
-    reading: &Reading,
+    (reading, resumed): (&Reading, Option<&Resumed>),
     control: &Control,
     warnings: &mut Vec<String>,
 ) -> Result<SnapshotKind> {
@@ -369,7 +423,30 @@ async fn snapshot_kind(
         warnings.push(format!("a second read of '{}' gave other rows than the first: somebody is writing, and the backup is not of one moment", plan.collection.name));
         return Ok(SnapshotKind::Fuzzy);
     }
+    if let Some(resumed) = resumed {
+        warnings.push(format!(
+            "{} of {} rows were read since {} by a run that ended before it was done ({}), the others now: the backup shows '{}' at two times. prove_stable=True proves that nothing changed between them, resume=False reads all rows anew",
+            resumed.rows,
+            reading.rows(),
+            resumed.started_at.format("%Y-%m-%d %H:%M:%S UTC"),
+            resumed.backup_id,
+            plan.collection.name
+        ));
+        return Ok(SnapshotKind::Fuzzy);
+    }
     Ok(if reading.is_single_read() { SnapshotKind::Snapshot } else { SnapshotKind::Fuzzy })
+}
+
+/// What of the backup is adopted: not what was thrown away again since it did not fit the server's counts.
+fn resumed(adopted: &Adopted, table: &ChunkTable) -> Option<Resumed> {
+    let files: BTreeSet<_> = table.chunks.iter().map(|chunk| &chunk.file).collect();
+    let kept: Vec<_> = adopted.chunks.iter().filter(|note| files.contains(&note.chunk.file)).collect();
+    Some(Resumed {
+        backup_id: adopted.from.clone(),
+        started_at: kept.iter().map(|note| note.read_since).min()?,
+        chunks: kept.len() as u64,
+        rows: kept.iter().map(|note| note.chunk.rows).sum(),
+    })
 }
 
 fn digests(reading: &Reading) -> BTreeMap<String, PartitionDigest> {

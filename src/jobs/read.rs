@@ -106,6 +106,16 @@ pub struct Reader<'a> {
     collection: &'a Collection,
     timestamp: u64,
     side_by_side: usize,
+    kept: BTreeMap<String, Kept>,
+}
+
+/// What was read of a partition before, and is not to be read again.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Those rows.
+    pub set: SetDigest,
+    /// The keys of the others.
+    pub rest: Vec<KeyRange>,
 }
 
 /// What takes the rows of one piece, in key order. One is made for each piece.
@@ -120,7 +130,13 @@ impl<'a> Reader<'a> {
     /// A reader that sees at least what was written before now, with up to `side_by_side` pieces at once.
     pub async fn new(client: &'a Client, collection: &'a Collection, side_by_side: usize) -> Result<Self> {
         let timestamp = client.read_timestamp().await?;
-        Ok(Self { client, collection, timestamp, side_by_side: side_by_side.max(1) })
+        Ok(Self { client, collection, timestamp, side_by_side: side_by_side.max(1), kept: BTreeMap::new() })
+    }
+
+    /// The same reader, for which some rows of some partitions have been read before.
+    #[must_use]
+    pub fn after(self, kept: BTreeMap<String, Kept>) -> Self {
+        Self { kept, ..self }
     }
 
     /// The partitions that there are to read, of those in `wanted` (all where it is empty).
@@ -170,10 +186,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn pieces(&self, partition: &str, rows: u64) -> Result<Vec<Piece>> {
+    async fn pieces(&self, partition: &str, rows: u64, kept: Option<&Kept>) -> Result<Vec<Piece>> {
         let request = self.request(partition, self.timestamp);
         let worth = rows >= ROWS_WORTH_SPLITTING && self.side_by_side > 1 && self.client.kind() == ServerKind::Server;
-        let ranges = if worth { split(self.client, &request, rows).await? } else { vec![KeyRange::default()] };
+        let ranges = match kept {
+            Some(kept) => kept.rest.clone(),
+            None if worth => split(self.client, &request, rows).await?,
+            None => vec![KeyRange::default()],
+        };
         let piece =
             |range| Piece { partition: partition.to_owned(), request: ScanRequest { range, ..request.clone() } };
         Ok(ranges.into_iter().map(piece).collect())
@@ -181,7 +201,8 @@ impl<'a> Reader<'a> {
 
     /// Reads `counts`' partitions into sinks made by `sink`, and proves that no row is missing: keys increase, and the
     /// rows are as many as the server counted before and after. A partition that comes up short without a reason is
-    /// read again from the start, with new sinks, after `discard` has thrown away what its old ones made.
+    /// read again from the start, with new sinks, after `discard` has thrown away what its old ones made and what had
+    /// been read before.
     ///
     /// # Errors
     /// [`Kind::Backup`] where rows are missing, or keys occur more than once and `policy` is to fail.
@@ -189,7 +210,7 @@ impl<'a> Reader<'a> {
         &self,
         counts: &BTreeMap<String, u64>,
         policy: DuplicatePolicy,
-        sink: &(impl Fn(&str) -> Result<S> + Sync),
+        sink: &(impl Fn(&str, &KeyRange) -> Result<S> + Sync),
         discard: &(impl AsyncFn(&str) -> Result<()> + Sync),
         control: &Control,
     ) -> Result<Reading> {
@@ -197,13 +218,13 @@ impl<'a> Reader<'a> {
         let mut reading = Reading::default();
         for attempt in 0..=REREADS {
             let mut pieces = Vec::new();
-            for (partition, rows) in &todo {
-                pieces.extend(self.pieces(partition, *rows).await?);
+            let mut read: BTreeMap<String, PartitionRead> = BTreeMap::new();
+            for (partition, &before) in &todo {
+                let kept = self.kept.get(partition).filter(|_| attempt == 0);
+                pieces.extend(self.pieces(partition, before, kept).await?);
+                let set = kept.map(|kept| kept.set).unwrap_or_default();
+                read.insert(partition.clone(), PartitionRead { set, before, ..Default::default() });
             }
-            let mut read: BTreeMap<String, PartitionRead> = todo
-                .iter()
-                .map(|(name, before)| (name.clone(), PartitionRead { before: *before, ..Default::default() }))
-                .collect();
             let done = futures::stream::iter(pieces)
                 .map(|piece| self.run(piece, sink, control))
                 .buffer_unordered(self.side_by_side);
@@ -243,11 +264,11 @@ impl<'a> Reader<'a> {
     async fn run<S: Sink>(
         &self,
         piece: Piece,
-        sink: &(impl Fn(&str) -> Result<S> + Sync),
+        sink: &(impl Fn(&str, &KeyRange) -> Result<S> + Sync),
         control: &Control,
     ) -> Result<(String, SetDigest, u64)> {
+        let mut sink = sink(&piece.partition, &piece.request.range)?;
         let mut scanner = Scanner::new(self.client.clone(), piece.request)?;
-        let mut sink = sink(&piece.partition)?;
         let mut pages = 0;
         while let Some(batch) = scanner.next().await? {
             pages += 1;
@@ -401,6 +422,6 @@ pub async fn digest_by(
     let names = reader.partitions(partitions);
     let counts = reader.counts(&names).await?;
     let digester = Arc::new(digester);
-    let sink = |_: &str| Ok(DigestSink::new(Arc::clone(&digester)));
+    let sink = |_: &str, _: &KeyRange| Ok(DigestSink::new(Arc::clone(&digester)));
     reader.read(&counts, DuplicatePolicy::Collapse, &sink, &async |_: &str| Ok(()), control).await
 }

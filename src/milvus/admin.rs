@@ -75,6 +75,12 @@ impl Client {
         Ok(collection)
     }
 
+    /// The server's own number of a collection, which one that is made anew under the same name does not get; `None`
+    /// where the server gives none (Milvus Lite).
+    pub async fn collection_number(&self, name: &str) -> Result<Option<i64>> {
+        Ok(Some(self.describe_only(name).await?.collection_id).filter(|number| *number != 0))
+    }
+
     async fn describe_only(&self, name: &str) -> Result<proto::DescribeCollectionResponse> {
         let request = self.collection_request(name);
         self.ask(&format!("describing collection '{name}'"), rpc!(describe_collection, request)).await

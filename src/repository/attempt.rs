@@ -4,6 +4,7 @@
 //! there, which is the moment the backup comes into being; then the lock goes. Every step is durable before the next
 //! begins. So a crash at any point leaves no backup or a whole one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::names::{self, BackupId, RelativePath, check_backup_name, collection_f
 use super::store::Store;
 use super::sweep::{delete_files, finish_deletion, lock_path, put_tombstone};
 use super::tables::{CHECKSUMS_FILE, Checksums, FileSum, VERIFICATION_FILE};
+use super::unfinished::{Predecessor, delete_notes};
 
 /// How long an abandoned run's files may take to delete; what is left then is swept by the next run.
 const CLEANUP: Duration = Duration::from_secs(8);
@@ -42,26 +44,35 @@ pub struct BeginRequest {
     pub backup_name: Option<String>,
     /// Which checksum the files get.
     pub algorithm: ChecksumAlgorithm,
+    /// Stands for all that has to be the same for a finished file to be of use to another run.
+    pub fingerprint: String,
+    /// Whether to go on with what a dead run with the same fingerprint had finished; see [`Attempt::adopt`].
+    pub resume: bool,
 }
 
 /// A backup in the making. Dropped without [`Attempt::commit`] or [`Attempt::abandon`], it is abandoned in the
 /// background as long as the runtime runs, else by the next run.
 pub struct Attempt {
-    inner: Option<Inner>,
+    pub(super) inner: Option<Inner>,
 }
 
-struct Inner {
-    store: Store,
-    folder: String,
+pub(super) struct Inner {
+    pub(super) store: Store,
+    pub(super) folder: String,
     database: String,
     collection: String,
-    id: BackupId,
+    pub(super) id: BackupId,
     backup_name: String,
     created_at: DateTime<Utc>,
     sums: Arc<Mutex<Checksums>>,
-    lease: Lease,
+    pub(super) lease: Lease,
     /// As many references as there are writes under way, and one.
-    writes: Arc<()>,
+    pub(super) writes: Arc<()>,
+    pub(super) fingerprint: String,
+    /// How many files of notes there are.
+    pub(super) notes: AtomicUsize,
+    /// The dead run that this one is to go on with.
+    pub(super) predecessor: Mutex<Option<Predecessor>>,
     committing: bool,
 }
 
@@ -90,6 +101,9 @@ impl Repository {
                 sums: Arc::new(Mutex::new(Checksums::new(request.algorithm))),
                 lease: acquired.lease,
                 writes: Arc::new(()),
+                fingerprint: request.fingerprint.clone(),
+                notes: AtomicUsize::new(0),
+                predecessor: Mutex::new(None),
                 committing: false,
             }),
         };
@@ -110,7 +124,13 @@ impl Repository {
         dead: &[BackupId],
     ) -> Result<Attempt, (Attempt, Error)> {
         let swept = async {
-            let complete = self.sweep_folder(folder, dead).await?;
+            let inner = attempt.inner()?;
+            let kind = (request.fingerprint.as_str(), request.algorithm);
+            let predecessor =
+                if request.resume { self.predecessor(folder, kind, dead, &inner.id).await? } else { None };
+            let spared: Vec<_> = predecessor.iter().map(|predecessor| predecessor.id.clone()).collect();
+            let complete = self.sweep_folder_but(folder, dead, &spared).await?;
+            *inner.predecessor.lock().unwrap_or_else(PoisonError::into_inner) = predecessor;
             if !dead.is_empty() {
                 attempt.inner()?.lease.update(|record| record.dead.clear()).await?;
             }
@@ -149,7 +169,7 @@ impl Repository {
 }
 
 impl Attempt {
-    fn inner(&self) -> Result<&Inner> {
+    pub(super) fn inner(&self) -> Result<&Inner> {
         self.inner.as_ref().ok_or_else(|| internal("this attempt is over"))
     }
 
@@ -232,10 +252,15 @@ impl Attempt {
     pub async fn commit(mut self, manifest: Manifest) -> Result<Manifest> {
         match self.write_manifest(manifest).await {
             Ok(manifest) => {
-                if let Some(inner) = self.inner.take()
-                    && let Err(error) = inner.lease.release().await
-                {
-                    tracing::warn!(%error, "the backup is complete, but its lock could not be removed");
+                if let Some(inner) = self.inner.take() {
+                    if inner.notes.load(Ordering::Relaxed) > 0
+                        && let Err(error) = delete_notes(&inner.store, &inner.folder, &inner.id).await
+                    {
+                        tracing::warn!(%error, "the backup is complete, but its notes could not be removed");
+                    }
+                    if let Err(error) = inner.lease.release().await {
+                        tracing::warn!(%error, "the backup is complete, but its lock could not be removed");
+                    }
                 }
                 Ok(manifest)
             }
@@ -307,11 +332,11 @@ impl Drop for Attempt {
 }
 
 impl Inner {
-    fn algorithm(&self) -> ChecksumAlgorithm {
+    pub(super) fn algorithm(&self) -> ChecksumAlgorithm {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner).algorithm
     }
 
-    fn registrar(&self, path: &RelativePath) -> Result<Registrar> {
+    pub(super) fn registrar(&self, path: &RelativePath) -> Result<Registrar> {
         if matches!(path.as_str(), manifest::FILE | CHECKSUMS_FILE | VERIFICATION_FILE) {
             return Err(internal(format!("{path} is written by the repository itself")));
         }
@@ -334,11 +359,17 @@ impl Inner {
         .temporary()
     }
 
-    async fn abandon(self) {
+    /// Waits for writes that are under way; `false` where they take too long.
+    pub(super) async fn settle(&self) -> bool {
         let begun = Instant::now();
         while Arc::strong_count(&self.writes) > 1 && begun.elapsed() < SETTLE {
             sleep(Duration::from_millis(10)).await;
         }
+        Arc::strong_count(&self.writes) == 1
+    }
+
+    pub(super) async fn abandon(self) {
+        self.settle().await;
         let cleaned = timeout(CLEANUP, self.clean()).await;
         match cleaned {
             Ok(Ok(())) => {
@@ -367,6 +398,9 @@ impl Inner {
             }
         }
         delete_files(&self.store, &self.folder, &self.id).await?;
+        if self.notes.load(Ordering::Relaxed) > 0 {
+            delete_notes(&self.store, &self.folder, &self.id).await?;
+        }
         finish_deletion(&self.store, &self.folder, &self.id).await
     }
 }

@@ -73,7 +73,9 @@ impl Repository {
         let lost = acquired.lease.lost();
         let work = async {
             // What this backup's own earlier copiers left is what we go on with; the rest of the dead is swept.
-            self.sweep_folder_but(source.folder(), &acquired.dead, Some(source.id())).await?;
+            let mut spared = self.adoptable(source.folder(), &acquired.dead).await?;
+            spared.push(source.id().clone());
+            self.sweep_folder_but(source.folder(), &acquired.dead, &spared).await?;
             self.probe_with_lock(source.folder()).await?;
             self.copy_locked(source, tell).await
         };

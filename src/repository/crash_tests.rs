@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -21,9 +21,10 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
+use super::BeginRequest;
 use super::holder::Record;
 use super::holder::tests::ended_process;
-use super::testing::{make, manifest, names, on, path, request, write_files};
+use super::testing::{finish_and_note, make, manifest, names, on, path, request, write_files};
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -128,8 +129,9 @@ impl ObjectStore for RecordingStore {
         self.inner.list_with_delimiter(prefix).await
     }
 
-    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        unimplemented!("a repository copies nothing")
+    async fn copy_opts(&self, from: &Path, to: &Path, _: CopyOptions) -> Result<()> {
+        let bytes = self.inner.get(from).await?.bytes().await?;
+        self.put_opts(to, bytes.into(), PutOptions::default()).await.map(drop)
     }
 }
 
@@ -258,6 +260,27 @@ async fn every_crash(before: &InMemory, recorded: &RecordingStore, always: &[&st
     2 * (notes.len() + 1)
 }
 
+/// Of how many files that a dead run had finished the next run gets hold, at the least, wherever it crashes.
+async fn adopted_after_every_crash(before: &InMemory, recorded: &RecordingStore, newer: &str) -> usize {
+    let notes = recorded.notes();
+    let mut least = usize::MAX;
+    for end in 0..=notes.len() {
+        for unfinished_done in [false, true] {
+            let store = rebuilt(before, &notes[..end], &notes, unfinished_done).await;
+            bury_holders(&store).await;
+            let repository = on(Arc::new(store));
+            if names(&repository).await.iter().any(|name| name == newer) {
+                continue;
+            }
+            let next = repository.begin(BeginRequest { resume: true, ..request(None) }).await.unwrap();
+            let adopted = next.adopt(&|_| std::future::ready(()).boxed()).await.unwrap();
+            least = least.min(adopted.map_or(0, |adopted| adopted.chunks.len()));
+            next.abandon().await;
+        }
+    }
+    least
+}
+
 async fn before() -> InMemory {
     let store = InMemory::new();
     make(&on(Arc::new(store.clone())), "older").await;
@@ -318,6 +341,28 @@ async fn a_crash_while_a_dead_run_is_swept_and_a_backup_is_made_leaves_no_trace_
     make(&on(Arc::new(recording.clone())), "newer").await;
     let crashes = every_crash(&died, &recording, &["older"], "newer").await;
     assert!(crashes >= 60, "only {crashes}");
+}
+
+#[tokio::test]
+async fn a_crash_while_a_dead_run_is_gone_on_with_loses_none_of_its_files_and_leaves_no_trace() {
+    let before = before().await;
+    let dying = on(Arc::new(before.clone()));
+    let attempt = dying.begin(BeginRequest { resume: true, ..request(Some("dead")) }).await.unwrap();
+    finish_and_note(&attempt, 3).await;
+    let died = copy(&before).await;
+    attempt.abandon().await;
+    bury_holders(&died).await;
+    let recording = RecordingStore::on(copy(&died).await);
+    let repository = on(Arc::new(recording.clone()));
+    let heir = repository.begin(BeginRequest { resume: true, ..request(Some("newer")) }).await.unwrap();
+    let adopted = heir.adopt(&|_| std::future::ready(()).boxed()).await.unwrap();
+    assert_eq!(adopted.map(|adopted| adopted.chunks.len()), Some(3));
+    heir.put(&path("chunks.json"), Bytes::from_static(b"{}")).await.unwrap();
+    let manifest = manifest(&heir);
+    heir.commit(manifest).await.unwrap();
+    let crashes = every_crash(&died, &recording, &["older"], "newer").await;
+    assert!(crashes >= 60, "only {crashes}");
+    assert_eq!(adopted_after_every_crash(&died, &recording, "newer").await, 3);
 }
 
 #[tokio::test]

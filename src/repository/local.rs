@@ -189,6 +189,28 @@ impl Local {
         Ok(())
     }
 
+    /// Gives a finished file a second name, by a link where the file system has them and else by a copy.
+    pub(super) fn duplicate(&self, from: &RelativePath, to: &RelativePath) -> io::Result<()> {
+        let (from, to) = (self.locate(from.as_str())?, self.locate(to.as_str())?);
+        let folder = to.parent().unwrap_or(&self.root);
+        {
+            let _exclusive = self.exclusive()?;
+            create_folders(folder)?;
+        }
+        match fs::remove_file(&to) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Err(error) = fs::hard_link(&from, &to) {
+            if error.kind() == ErrorKind::NotFound {
+                return Err(error);
+            }
+            fs::copy(&from, &to)?;
+            File::open(&to)?.sync_all()?;
+        }
+        sync_folder(folder)
+    }
+
     /// Everything below `prefix` that is not a folder.
     pub(super) fn list(&self, prefix: &str) -> io::Result<Vec<FileMeta>> {
         let mut found = Vec::new();

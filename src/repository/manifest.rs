@@ -85,6 +85,19 @@ pub struct Snapshot {
     pub count_after: Option<u64>,
 }
 
+/// What a backup has from runs that ended before they were done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumed {
+    /// The last of those runs.
+    pub backup_id: BackupId,
+    /// When the first of them began to read whose rows are in the backup.
+    pub started_at: DateTime<Utc>,
+    /// How many data files.
+    pub chunks: u64,
+    /// Their rows.
+    pub rows: u64,
+}
+
 /// The set digest of the rows, per partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
@@ -185,6 +198,9 @@ pub struct Manifest {
     /// The point in time.
     #[serde(default)]
     pub snapshot: Snapshot,
+    /// What was read by runs that ended before they were done; `None` where one run read it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// The rows' fingerprint.
     #[serde(default)]
     pub digest: Digest,
@@ -227,6 +243,7 @@ impl Manifest {
             parent: None,
             schema_snapshot: Value::Null,
             snapshot: Snapshot::default(),
+            resumed: None,
             digest: Digest::default(),
             error_message: None,
             warnings: Vec::new(),

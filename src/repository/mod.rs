@@ -9,6 +9,7 @@
 //! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
 //! | [`catalog`] | list and find ([`backup`]: one committed backup) |
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
+//! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
 //! | [`sweep`] | clear away what dead runs left; delete |
 //! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
@@ -60,6 +61,9 @@ pub mod tables;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod unfinished;
+#[cfg(test)]
+mod unfinished_tests;
 mod upload;
 pub mod verdict;
 mod writing;
@@ -72,9 +76,12 @@ pub use hashed_upload::HashedUpload;
 pub use integrity::{FailedFile, FileReport, Hashed, Reason};
 pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;
-pub use manifest::{BackupType, Digest, Manifest, PartitionDigest, Snapshot, SnapshotKind, State, StorageType};
+pub use manifest::{
+    BackupType, Digest, Manifest, PartitionDigest, Resumed, Snapshot, SnapshotKind, State, StorageType,
+};
 pub use names::{BackupId, RelativePath};
 pub use prune::{Doomed, Review};
 pub use retention::Policy;
 pub use store::Store;
 pub use tables::{Checksums, ChunkEntry, ChunkTable, FileSum};
+pub use unfinished::{Adopted, ChunkNote};

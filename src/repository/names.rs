@@ -42,6 +42,13 @@ impl BackupId {
         &self.0
     }
 
+    /// When the backup began, to the second.
+    #[must_use]
+    pub fn time(&self) -> DateTime<Utc> {
+        NaiveDateTime::parse_from_str(&self.0[1..17], TIME_FORMAT)
+            .map_or(DateTime::<Utc>::MIN_UTC, |time| time.and_utc())
+    }
+
     /// Whether `text` is a well-formed id, its date and time included.
     #[must_use]
     pub fn is_valid(text: &str) -> bool {

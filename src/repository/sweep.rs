@@ -22,6 +22,7 @@ use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath, collection_folder, split_folder};
 use super::store::{Store, Version};
+use super::unfinished::{UNFINISHED, delete_notes, note_end};
 
 /// How long the tombstone of a run stays whose death is not proven.
 const TOMBSTONE_HOURS: i64 = 24;
@@ -39,7 +40,11 @@ impl Repository {
             Err(error) if error.kind() == Kind::InProgress => return Ok(()),
             other => other?,
         };
-        let swept = self.sweep_folder(&folder, &acquired.dead).await;
+        let swept = async {
+            let spared = self.adoptable(&folder, &acquired.dead).await?;
+            self.sweep_folder_but(&folder, &acquired.dead, &spared).await
+        };
+        let swept = swept.await.map(drop);
         let released = acquired.lease.release().await;
         swept.and(released)
     }
@@ -122,38 +127,58 @@ impl Repository {
             .temporary())
     }
 
-    /// Sweeps a collection's folder. The caller holds its lock; `dead` are the runs that are proven dead. Returns the
-    /// backups that there are: ids and names.
-    pub(super) async fn sweep_folder(&self, folder: &str, dead: &[BackupId]) -> Result<Vec<(BackupId, String)>> {
-        self.sweep_folder_but(folder, dead, None).await
+    /// Dead runs that the next backup may go on with: only a backup of the collection clears them away. That they are
+    /// dead is noted where it is proven, since the lock that proves it goes.
+    pub(super) async fn adoptable(&self, folder: &str, dead: &[BackupId]) -> Result<Vec<BackupId>> {
+        let mut adoptable = Vec::new();
+        for (id, noted) in self.noted(folder).await? {
+            if noted.is_adoptable(&id) {
+                if dead.contains(&id) && !noted.ended {
+                    note_end(&self.store, folder, &id).await?;
+                }
+                adoptable.push(id);
+            }
+        }
+        Ok(adoptable)
     }
 
-    /// As [`Repository::sweep_folder`], but leaves the folder of `kept` alone.
+    /// Sweeps a collection's folder but for what is of the runs `spared`. The caller holds its lock; `dead` are the runs
+    /// that are proven dead. Returns the backups that there are: ids and names.
     pub(super) async fn sweep_folder_but(
         &self,
         folder: &str,
         dead: &[BackupId],
-        kept: Option<&BackupId>,
+        spared: &[BackupId],
     ) -> Result<Vec<(BackupId, String)>> {
         let store = &self.store;
+        let noted = self.noted(folder).await?;
+        let dead: Vec<_> =
+            dead.iter().chain(noted.iter().filter(|(_, noted)| noted.ended).map(|(id, _)| id)).cloned().collect();
         store.delete_unfinished(folder).await?;
         self.sweep_readers(folder).await?;
         let (database, collection) = split_folder(folder).unwrap_or_default();
         let mut complete = Vec::new();
         for Place { id, found, .. } in self.places(Some(database), Some(collection)).await? {
             match found {
-                _ if kept == Some(&id) => {}
-                Found::Manifest(manifest, _) => {
-                    self.sweep_found(folder, &id, &manifest, dead).await?;
+                Found::Manifest(manifest, _) if manifest.state == State::Completed || !spared.contains(&id) => {
+                    self.sweep_found(folder, &id, &manifest, &dead).await?;
                     if manifest.state == State::Completed {
                         complete.push((id, manifest.backup_name));
                     }
                 }
-                Found::Nothing => self.bury(folder, &id, dead).await?,
+                _ if spared.contains(&id) => {}
+                Found::Nothing => self.bury(folder, &id, &dead).await?,
                 // Not ours to judge: whoever wants it gone deletes it.
-                Found::Damaged(_) => {}
+                Found::Manifest(..) | Found::Damaged(_) => {}
             }
         }
+        // Notes go last: that a run has ended is in them.
+        for id in noted.keys() {
+            if !spared.contains(id) || complete.iter().any(|(whole, _)| whole == id) {
+                delete_notes(store, folder, id).await?;
+            }
+        }
+        store.remove_empty_folders(&format!("{folder}/{UNFINISHED}")).await?;
         Ok(complete)
     }
 

@@ -133,27 +133,30 @@ impl ChunkTable {
             if !seen.insert(&chunk.file) {
                 return Err(damaged(CHUNKS_FILE, &format!("lists {} twice", chunk.file)));
             }
-            if !chunk.file.as_str().starts_with("data/") {
-                return Err(damaged(CHUNKS_FILE, &format!("has a chunk outside data/: {}", chunk.file)));
-            }
-            check_name("partition", &chunk.partition).map_err(|error| damaged(CHUNKS_FILE, error.message()))?;
-            if [chunk.rows, chunk.bytes, chunk.file_bytes].into_iter().any(|number| number > LARGEST_CHUNK) {
-                return Err(damaged(CHUNKS_FILE, &format!("has for {} a number that no chunk has", chunk.file)));
-            }
-            if !is_hex(&chunk.digest, 32) {
-                return Err(damaged(
-                    CHUNKS_FILE,
-                    &format!("has for {} a digest that is not 32 hex digits", chunk.file),
-                ));
-            }
-            for key in [&chunk.lowest, &chunk.highest] {
-                if !(key.is_null() || key.is_string() || key.is_i64()) {
-                    return Err(damaged(CHUNKS_FILE, &format!("has for {} a key that is none", chunk.file)));
-                }
-            }
+            check_chunk(chunk)?;
         }
         Ok(table)
     }
+}
+
+/// Whether a chunk is one that a chunk table may hold.
+pub(super) fn check_chunk(chunk: &ChunkEntry) -> Result<()> {
+    if !chunk.file.as_str().starts_with("data/") {
+        return Err(damaged(CHUNKS_FILE, &format!("has a chunk outside data/: {}", chunk.file)));
+    }
+    check_name("partition", &chunk.partition).map_err(|error| damaged(CHUNKS_FILE, error.message()))?;
+    if [chunk.rows, chunk.bytes, chunk.file_bytes].into_iter().any(|number| number > LARGEST_CHUNK) {
+        return Err(damaged(CHUNKS_FILE, &format!("has for {} a number that no chunk has", chunk.file)));
+    }
+    if !is_hex(&chunk.digest, 32) {
+        return Err(damaged(CHUNKS_FILE, &format!("has for {} a digest that is not 32 hex digits", chunk.file)));
+    }
+    for key in [&chunk.lowest, &chunk.highest] {
+        if !(key.is_null() || key.is_string() || key.is_i64()) {
+            return Err(damaged(CHUNKS_FILE, &format!("has for {} a key that is none", chunk.file)));
+        }
+    }
+    Ok(())
 }
 
 /// A map in which no key may come twice, of at most [`MOST_FILES`] entries.

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::Result;
 
-use super::{Attempt, Backup, BeginRequest, ChunkEntry, ChunkTable, Manifest, RelativePath, Repository, Store};
+use super::{
+    Attempt, Backup, BeginRequest, ChunkEntry, ChunkNote, ChunkTable, Manifest, RelativePath, Repository, Store,
+};
 
 pub(super) const BEAT: Duration = Duration::from_millis(40);
 
@@ -81,6 +83,8 @@ pub(super) fn request(name: Option<&str>) -> BeginRequest {
         collection: "films".to_owned(),
         backup_name: name.map(str::to_owned),
         algorithm: ChecksumAlgorithm::Sha256,
+        fingerprint: "films, compressed".to_owned(),
+        resume: false,
     }
 }
 
@@ -107,6 +111,33 @@ pub(super) async fn write_files(attempt: &Attempt) -> Result<()> {
     attempt.put(&path("schema.json"), Bytes::from_static(b"{\"fields\": []}")).await?;
     attempt.put(&path("chunks.json"), chunks.to_bytes()?.into()).await?;
     attempt.put(&super::names::index_file("vector")?, Bytes::from_static(b"{\"field\": \"vector\"}")).await
+}
+
+/// So many finished and noted data files, one after the other by their keys.
+pub(super) async fn finish_and_note(attempt: &Attempt, count: usize) -> Vec<ChunkNote> {
+    let mut notes = Vec::new();
+    for index in 0..count {
+        let file = super::names::data_file("_default", index).unwrap();
+        let mut upload = attempt.upload(&file).await.unwrap();
+        upload.write(Bytes::from(vec![u8::try_from(index).unwrap(); 1000])).await.unwrap();
+        let sum = upload.finish().await.unwrap();
+        let bound = |key: usize| serde_json::Value::from(10 * key);
+        let chunk = ChunkEntry {
+            file,
+            partition: "_default".to_owned(),
+            rows: 5,
+            bytes: 1000,
+            file_bytes: sum.bytes,
+            lowest: bound(index),
+            highest: bound(index + 1),
+            digest: "0".repeat(32),
+        };
+        let (after, upto) = (bound(index), bound(index + 1));
+        let note = ChunkNote { chunk, checksum: sum.checksum, after, upto, read_since: attempt.created_at() };
+        attempt.note(vec![note.clone()]).await.unwrap();
+        notes.push(note);
+    }
+    notes
 }
 
 pub(super) fn manifest(attempt: &Attempt) -> Manifest {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::{Error as ObjectError, PutMode, PutOptions, PutPayload, UpdateVersion};
+use object_store::{Error as ObjectError, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
 use crate::error::{Error, Kind, Result, internal};
 
@@ -161,6 +161,22 @@ impl Store {
         let (local, at) = (Arc::clone(local), folder.to_owned());
         let done = blocking(move || local.delete_unfinished(&at)).await?;
         done.map_err(|error| self.io_error("clearing up", folder, &error, None))
+    }
+
+    /// Gives a finished file a second name, durably on return, replacing what is there: by a link on a local disk that
+    /// has them, else by a copy, which an object store makes itself.
+    pub(super) async fn duplicate(&self, from: &RelativePath, to: &RelativePath) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Local(local) => {
+                let (local, old, new) = (Arc::clone(local), from.clone(), to.clone());
+                let done = blocking(move || local.duplicate(&old, &new)).await?;
+                done.map_err(|error| self.io_error("copying to", to.as_str(), &error, None))
+            }
+            Backend::Remote(remote) => {
+                let copied = remote.store.copy(&remote.key(from.as_str())?, &remote.key(to.as_str())?).await;
+                copied.map_err(|error| self.object_error("copying to", to.as_str(), &error, None))
+            }
+        }
     }
 
     /// Begins a big file, which appears when [`Upload::finish`] returns and replaces what is there.
