@@ -171,6 +171,11 @@ impl Repository {
                 let bytes = self.store.get(&path, CEILING).await?.unwrap_or_default();
                 chunks.extend(Notes::parse(&bytes, fingerprint, algorithm).unwrap_or_default());
             }
+            // Another run may have begun to adopt it, and to clear it away.
+            let base = format!("{folder}/{id}");
+            let there: BTreeMap<_, _> =
+                self.store.list(&base).await?.into_iter().map(|file| (file.path, file.size)).collect();
+            chunks.retain(|note| there.get(&format!("{base}/{}", note.chunk.file)) == Some(&note.chunk.file_bytes));
             let bytes: u64 = chunks.iter().map(|note| note.chunk.bytes).sum();
             if !chunks.is_empty() {
                 let ended = noted.ended || dead.contains(&id);
@@ -181,9 +186,6 @@ impl Repository {
         for (_, predecessor) in candidates {
             let id = &predecessor.id;
             let why = format!("the run that made this backup ended before it was complete; {heir} went on with it");
-            if self.store.list(&format!("{folder}/{id}")).await?.is_empty() {
-                continue;
-            }
             let buried = put_tombstone(&self.store, folder, id, &why).await?
                 || matches!(look(&self.store, folder, id).await?,
                     Found::Manifest(manifest, _) if manifest.state == State::Failed);

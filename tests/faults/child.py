@@ -72,10 +72,16 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         verification = VerificationParams(**job.get("params", {}))
         found = await manager.verify_backup(job["backup"], collection, verification, progress=killer)
         return {"success": found.success, "error": repr(found.errors)}
+    if job["operation"] == "copy":
+        copied = await manager.copy_backup(job["backup"], collection, to=job["to"], progress=killer)
+        return {"success": copied.success, "error": repr(copied.error)}
     if killer is not None:
         await manager.get_backup(job["backup"], collection)  # everything is loaded and warm
-        killer.phase = "deleting"
+        killer.phase = "deleting" if job["operation"] == "delete" else "pruning"
         threading.Timer(killer.delay, killer.kill).start()
+    if job["operation"] == "prune":
+        pruned = await manager.apply_retention_policy(collection, **job["policy"])
+        return {"success": not pruned["failed"], "error": repr(pruned["failed"])}
     return {"success": await manager.delete_backup(job["backup"], collection), "error": None}
 
 
