@@ -19,7 +19,7 @@ use super::store::{Backend, Store};
 
 /// How often a request is made at most; each time, the client has repeats of its own.
 const TRIES: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
 /// Makes a request until it succeeds, or fails in a way that trying again does not cure.
 pub(super) async fn again<T, F: Future<Output = ObjectResult<T>>>(mut request: impl FnMut() -> F) -> ObjectResult<T> {
