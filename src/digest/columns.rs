@@ -42,7 +42,10 @@ enum Values<'a> {
 /// Values that lie side by side: a column of scalars or dense vectors, or the elements of arrays.
 enum Flat<'a> {
     Bits(&'a BooleanBuffer),
-    Fixed { bytes: &'a [u8], width: usize },
+    Fixed {
+        bytes: &'a [u8],
+        width: usize,
+    },
     /// Numbers that may be NaN, which is taken in as one of its many bit patterns.
     Floats(&'a [f32]),
     Doubles(&'a [f64]),
