@@ -191,6 +191,9 @@ def create(
     prove_stable: Annotated[
         bool, typer.Option("--prove-stable", help="Read everything twice, to prove that nobody wrote meanwhile.")
     ] = False,
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Don't go on with one that was stopped: read everything anew.")
+    ] = False,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -207,6 +210,7 @@ def create(
         include_indexes=not no_indexes,
         duplicates="collapse" if collapse_duplicates else "fail",
         prove_stable=prove_stable,
+        resume=not no_resume,
         **options,
     )
     manager = settings.manager(

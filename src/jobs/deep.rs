@@ -83,10 +83,12 @@ async fn tried(
         phase: repository::Phase::Staging,
         backup_id: backup.id().clone(),
         aliases: Vec::new(),
+        fingerprint: None, // tried from the start each time
+        done: BTreeMap::new(),
     };
     let original = Original::of(backup);
     let work = Box::pin(async {
-        let staged = staging.make(&name, control).await?;
+        let staged = staging.make(&name, None, control).await?;
         let mut findings = compare(&staging, &staged, request);
         // Two copies of the rows need not be in the server's memory.
         client.drop_collection(&name).await?;

@@ -32,6 +32,18 @@ impl Session {
         }
     }
 
+    /// The journal of a dead restore into this target, from the first place that has one, held from now on.
+    pub(super) async fn stale_journal(&self, client: &Client, target: &str) -> Result<Option<Journal>> {
+        for place in [&self.repository, &self.journals].into_iter().flatten() {
+            match place.stale_journal(client.label(), client.database(), target).await {
+                Ok(None) => {}
+                Err(error) if refuses_writes(&error) => {}
+                outcome => return outcome,
+            }
+        }
+        Ok(None)
+    }
+
     /// The journals of dead restores on this server, from every place that can be written, held from now on.
     pub(super) async fn stale_journals(&self, client: &Client) -> Result<Vec<Journal>> {
         let mut stale = Vec::new();

@@ -33,6 +33,7 @@ pub mod recover;
 pub mod restore;
 mod restore_plan;
 mod staging;
+mod staging_progress;
 mod swap;
 pub mod verify;
 mod worker;

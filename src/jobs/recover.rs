@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::milvus::Client;
-use crate::repository::{JournalEntry, Phase};
+use crate::repository::{Journal, JournalEntry, Phase};
 
 use super::Session;
 
@@ -65,6 +65,25 @@ pub(super) async fn interrupted_restores(
         }
     }
     Ok(())
+}
+
+/// The dead restore into the same target that this one, with this fingerprint, can go on with: its writer has ended for
+/// sure, and its staging collection holds some chunks. One of another kind is ended.
+pub(super) async fn predecessor(
+    session: &Session,
+    client: &Client,
+    target: &str,
+    fingerprint: Option<&String>,
+) -> Result<Option<Journal>> {
+    let Some(journal) = session.stale_journal(client, target).await? else { return Ok(None) };
+    let entry = journal.entry();
+    let same = entry.fingerprint.is_some() && entry.fingerprint.as_ref() == fingerprint;
+    if same && entry.may_go_on() && journal.proven_dead() && is_temporary(&entry.staging) {
+        return Ok(Some(journal));
+    }
+    end(client, entry).await.map_err(|error| error.context("cleaning up after an interrupted restore"))?;
+    journal.finish().await?;
+    Ok(None)
 }
 
 /// A name for a collection that a restore makes or puts aside: `mv_` and eight hex digits.

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::control::{Control, Phase, deadline};
 use super::into::{self, Conflict};
 use super::restore_plan::{Plan, Target, prepare, tell};
-use super::staging::{Keys, Proof, Staged, journalled};
+use super::staging::{Keys, Proof, Staged, journalled, not_lost};
 use super::{Session, journals, recover, swap};
-use crate::error::{Error, Kind, Result};
+use crate::checksum::ChecksumAlgorithm;
+use crate::error::{Error, Kind, Result, internal};
 use crate::repository::{self, Backup, Journal, JournalEntry};
 
 /// What to restore, to where, and how.
@@ -187,6 +188,9 @@ async fn restore_marked(
 ) -> Result<Value> {
     let mut plan = control.guard(limit, Box::pin(prepare(session, request, backup, target, control))).await?;
     let client = plan.client().clone();
+    let fingerprint = fingerprint(&plan, target)?;
+    // Not guarded: a journal that is taken over is held.
+    let predecessor = recover::predecessor(session, &client, target, fingerprint.as_ref()).await?;
     let entry = JournalEntry {
         server: client.label().to_owned(),
         database: client.database().to_owned(),
@@ -196,6 +200,8 @@ async fn restore_marked(
         phase: repository::Phase::Staging,
         backup_id: backup.id().clone(),
         aliases: Vec::new(),
+        fingerprint,
+        done: BTreeMap::new(),
     };
     if matches!(plan.target, Target::Joined(_)) {
         // The journal's staging collection is never made: it keeps other restores out of the target.
@@ -212,16 +218,27 @@ async fn restore_marked(
         told["verification_details"] = Value::Object(joined.details);
         return Ok(told);
     }
-    let name = entry.staging.clone();
+    let journal = match predecessor {
+        Some(journal) => journal,
+        None => session.begin_journal(entry, matches!(plan.target, Target::Replaced(_))).await?,
+    };
+    control.begin();
     let staging = &mut plan.staging;
     let place = &plan.target;
     let work = Box::pin(async {
-        let staged = staging.make(&name, control).await?;
+        let staged = staging.make(&journal.entry().staging, Some(&journal), control).await?;
         place.takes(staging)?;
         Ok(staged)
     });
-    let replaces = matches!(plan.target, Target::Replaced(_));
-    let (journal, staged) = journalled(session, &client, (entry, replaces), (control, limit), work).await?;
+    let outcome = control.guard(limit, not_lost(&journal, work)).await;
+    let staged = match outcome {
+        Ok(staged) => staged,
+        Err(error) => {
+            control.enter(Phase::Cleaning);
+            swap::end_failed(&client, journal).await;
+            return Err(error);
+        }
+    };
     if !journal.is_kept() {
         plan.warnings.push(journals::UNKEPT.to_owned());
     }
@@ -232,6 +249,29 @@ async fn restore_marked(
     told["rows_restored"] = staged.rows().into();
     told["verification_details"] = Value::Object(staged.details(plan.staging.options));
     Ok(told)
+}
+
+/// What has to be the same for another run to go on with a staging collection; `None` where it cannot be gone on with:
+/// where rows are picked or left out, what is in it says nothing of what belongs in it, and where the server makes the
+/// keys nothing tells which rows are in it.
+fn fingerprint(plan: &Plan, target: &str) -> Result<Option<String>> {
+    let staging = &plan.staging;
+    let options = staging.options;
+    let whole = !staging.rows.has_filter() && !options.skip_failed_partitions && options.keys == Keys::Preserve;
+    if !whole || matches!(plan.target, Target::Joined(_)) {
+        return Ok(None);
+    }
+    let all = json!({
+        "tool": env!("CARGO_PKG_VERSION"),
+        "backup": staging.backup.id(),
+        "checksum": staging.backup.manifest().checksum,
+        "target": [staging.client.label(), staging.client.database(), target],
+        "partitions": staging.rows.partitions(),
+        "collection": staging.collection,
+        "indexes": staging.indexes,
+    });
+    let text = serde_json::to_vec(&all).map_err(|error| internal(error.to_string()))?;
+    Ok(Some(ChecksumAlgorithm::Sha256.of(&text)))
 }
 
 /// Puts staging in the target's place. Nothing of this is canceled: it takes a moment, and half of it is worse than all.

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use super::control::{Control, Phase};
 use super::load::Rows;
 use super::read::{self, blocking, insert_partition};
+use super::staging_progress::Progress;
 use super::{Session, swap};
 use crate::digest::{RowDigester, SetDigest};
-use crate::error::{Error, Kind, Result};
-use crate::milvus::{Client, InsertRequest, Inserter, ServerKind};
+use crate::error::{Error, Kind, Result, internal};
+use crate::milvus::{Client, InsertRequest, Inserter, ServerKind, keys};
 use crate::repository::{Backup, Journal, JournalEntry};
 use crate::schema::{Collection, Index};
 
@@ -89,6 +90,8 @@ pub(super) struct Staged {
     /// Each partition's rows, or those of all together where a partition key spreads them.
     pub partitions: BTreeMap<String, Comparison>,
     pub warnings: Vec<String>,
+    /// Rows that an earlier run had inserted.
+    pub resumed: u64,
 }
 
 /// What a partition is to hold, and what it was found to hold.
@@ -129,6 +132,9 @@ impl Staged {
         if let Some(found) = found {
             details.insert("digest".into(), found.to_string().into());
             details.insert("expected_digest".into(), expected.to_string().into());
+        }
+        if self.resumed > 0 {
+            details.insert("resumed_rows".into(), self.resumed.into());
         }
         if options.keys == Keys::Regenerate {
             details.insert("primary_keys".into(), "made anew, and left out of the digest".into());
@@ -171,7 +177,7 @@ pub(super) async fn journalled<T>(
 }
 
 /// Ends `work` where the journal, and with it the right to touch the target, was taken over by another process.
-async fn not_lost<T>(journal: &Journal, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn not_lost<T>(journal: &Journal, work: impl Future<Output = Result<T>>) -> Result<T> {
     let lost = journal.lost();
     tokio::select! {
         biased;
@@ -182,17 +188,20 @@ async fn not_lost<T>(journal: &Journal, work: impl Future<Output = Result<T>>) -
 
 impl Staging {
     /// Makes the collection `name`, fills and proves it. Begins anew where partitions may be left out and one fails, or
-    /// where the server makes the keys and an insert's outcome is unknown.
+    /// where the server makes the keys and an insert's outcome is unknown. Goes on where `journal` says that chunks are in
+    /// it already, and begins anew where that comes to nothing.
     ///
     /// # Errors
     /// What the server or the backup's files did wrong; [`Kind::Restore`] where the rows are not the backup's.
-    pub(super) async fn make(&mut self, name: &str, control: &Control) -> Result<Staged> {
+    pub(super) async fn make(&mut self, name: &str, journal: Option<&Journal>, control: &Control) -> Result<Staged> {
         let mut repeated = 0;
+        let mut done = journal.map(|journal| journal.entry().done.clone()).unwrap_or_default();
         loop {
-            let failure = match self.attempt(name, control).await {
+            let failure = match self.attempt(name, (journal, &done), control).await {
                 Ok(staged) => return Ok(staged),
                 Err(failure) => failure,
             };
+            let gone_on = !std::mem::take(&mut done).is_empty();
             match failure.partition {
                 Some(partition) if self.may_leave_out(&failure.error) => self.leave_out(&partition, failure.error)?,
                 _ if self.may_repeat(&failure.error, repeated) => {
@@ -200,7 +209,16 @@ impl Staging {
                     tokio::time::sleep(self.client.retry().pause(repeated)).await;
                     repeated += 1;
                 }
+                _ if gone_on
+                    && matches!(failure.error.kind(), Kind::Server | Kind::Restore)
+                    && !failure.error.is_temporary() =>
+                {
+                    tracing::warn!(error = %failure.error, "what an earlier run had inserted cannot be gone on with: the rows are inserted from the start");
+                }
                 _ => return Err(failure.error),
+            }
+            if let Some(journal) = journal {
+                journal.note(&done).await?;
             }
             self.client.drop_collection(name).await?;
             control.start_over();
@@ -236,17 +254,30 @@ impl Staging {
         self.options.keys == Keys::Regenerate && error.is_temporary() && repeated < self.client.retry().max_retries
     }
 
-    async fn attempt(&self, name: &str, control: &Control) -> Result<Staged, Failure> {
+    async fn attempt(
+        &self,
+        name: &str,
+        (journal, done): (Option<&Journal>, &BTreeMap<String, u64>),
+        control: &Control,
+    ) -> Result<Staged, Failure> {
         let client = &self.client;
         control.expect(self.rows.expected().rows, self.rows.bytes());
         control.enter(Phase::Inserting);
-        client.create_collection(name, &self.collection).await?;
+        let resumed = !done.is_empty() && client.exists(name).await?;
+        if !resumed {
+            client.create_collection(name, &self.collection).await?;
+        }
         let made = client.describe(name).await?;
-        let mut staged = Staged { made, partitions: self.fill(name, control).await?, warnings: Vec::new() };
+        let begun = if resumed { done.clone() } else { BTreeMap::new() };
+        let mut progress = Progress::new(&self.rows, journal, begun);
+        let partitions = self.fill(name, &mut progress, control).await?;
+        let mut staged = Staged { made, partitions, warnings: Vec::new(), resumed: progress.resumed };
         control.enter(Phase::Flushing);
         client.flush(name, super::FLUSH_LIMIT).await?;
+        progress.note().await?;
         control.enter(Phase::Indexing);
-        for index in &self.indexes {
+        let there = if resumed { client.indexes(name).await? } else { Vec::new() };
+        for index in self.indexes.iter().filter(|index| !there.iter().any(|made| made.field == index.field)) {
             client.create_index(name, index).await?;
         }
         if self.options.proof == Proof::None && !self.options.keep_loaded {
@@ -264,11 +295,18 @@ impl Staging {
     }
 
     /// Inserts the rows, and tells what each partition is to amount to.
-    async fn fill(&self, name: &str, control: &Control) -> Result<BTreeMap<String, Comparison>, Failure> {
-        let (mut expected, mut rows_in) = (BTreeMap::new(), 0);
+    async fn fill(
+        &self,
+        name: &str,
+        progress: &mut Progress<'_>,
+        control: &Control,
+    ) -> Result<BTreeMap<String, Comparison>, Failure> {
+        let mut expected = BTreeMap::new();
+        let mut rows_in = progress.resumed;
+        self.clear_half_inserted(name, progress).await?;
         let mut inserter = self.inserter(name);
         for partition in self.rows.partitions() {
-            let filled = self.fill_partition(&partition, &mut inserter, control).await;
+            let filled = self.fill_partition(&partition, &mut inserter, progress, control).await;
             let fault = |error| Failure { partition: Some(partition.clone()), error };
             expected.insert(partition.clone(), Comparison { expected: filled.map_err(fault)?, ..Default::default() });
             if self.options.skip_failed_partitions {
@@ -291,7 +329,29 @@ impl Staging {
         Inserter::new(self.client.clone(), request, self.options.max_requests_in_flight)
     }
 
-    async fn fill_partition(&self, partition: &str, inserter: &mut Inserter, control: &Control) -> Result<SetDigest> {
+    /// Deletes what an earlier run may have inserted of chunks that it had not noted yet.
+    async fn clear_half_inserted(&self, name: &str, progress: &Progress<'_>) -> Result<()> {
+        let schema = Arc::new(self.collection.schema.clone());
+        let key = schema.primary_key()?.name.clone();
+        let request = InsertRequest { collection: name.to_owned(), schema };
+        for chunk in progress.maybe_begun(&self.rows) {
+            let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
+            while let Some(batch) = rows.next().await? {
+                let column = batch.column_by_name(&key).ok_or_else(|| internal("the rows to insert have no keys"))?;
+                let partition = insert_partition(&chunk.partition);
+                self.client.delete_keys(&request, partition.as_deref(), &keys(column)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill_partition(
+        &self,
+        partition: &str,
+        inserter: &mut Inserter,
+        progress: &mut Progress<'_>,
+        control: &Control,
+    ) -> Result<SetDigest> {
         let promised = self.rows.promised(partition);
         let (mut pushed, mut set, mut without_keys) = (0, SetDigest::default(), SetDigest::default());
         let regenerate = self.options.keys == Keys::Regenerate;
@@ -302,7 +362,13 @@ impl Staging {
         } else {
             None
         };
-        for chunk in self.rows.chunks(partition) {
+        let skipped = progress.chunks_of(partition);
+        for (index, chunk) in self.rows.chunks(partition).into_iter().enumerate() {
+            if index < skipped {
+                control.advance(chunk.rows, chunk.bytes);
+                pushed += chunk.rows;
+                continue;
+            }
             let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
             while let Some(batch) = rows.next().await? {
                 let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
@@ -316,6 +382,10 @@ impl Staging {
                 inserter.push(insert_partition(partition), batch).await?;
                 control.advance(count, bytes);
                 pushed += count;
+            }
+            if progress.finished(chunk) {
+                inserter.settle().await?;
+                progress.note().await?;
             }
         }
         if !self.rows.has_filter() && (pushed != promised.rows || (digesters.is_some() && set != promised)) {

@@ -106,7 +106,8 @@ impl Inserter {
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<()> {
+    /// Waits until every row that was pushed is in for sure.
+    pub async fn settle(&mut self) -> Result<()> {
         while !self.running.is_empty() {
             self.reap().await?;
         }

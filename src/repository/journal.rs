@@ -4,6 +4,9 @@
 //! whose entry says which collections are involved and how far the restore is. A living restore beats; a dead one's
 //! journal is taken over by whoever recovers, so that two of them do not both act.
 
+use std::collections::BTreeMap;
+
+use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +19,8 @@ use super::names::{BackupId, RelativePath, check_name, shortened};
 
 const FOLDER: &str = ".restores";
 const CEILING: u64 = 1 << 20;
+/// For so long is a staging collection left for the restore that may go on with it.
+const SPARED_HOURS: i64 = 24;
 
 /// How far a restore is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +53,20 @@ pub struct JournalEntry {
     /// Aliases to move from the old collection to the new.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Stands for all that has to be the same for another run to go on with the staging collection; `None` where none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// How many of a partition's chunks are in the staging collection for sure, by ascending keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub done: BTreeMap<String, u64>,
+}
+
+impl JournalEntry {
+    /// Whether the same restore may go on with the staging collection.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        self.phase == Phase::Staging && self.fingerprint.is_some() && self.done.values().any(|chunks| *chunks > 0)
+    }
 }
 
 /// A journal that this process holds. Dropped without [`Journal::finish`], it stays, its heartbeat stopped, for the
@@ -56,6 +75,8 @@ pub struct Journal {
     lease: Option<Lease>,
     entry: JournalEntry,
     kept: bool,
+    /// Whether whoever held it before has ended for sure.
+    proven: bool,
 }
 
 impl Repository {
@@ -66,7 +87,7 @@ impl Repository {
         for _ in 0..10 {
             let terms = self.journal_terms(Some(&entry))?;
             if let Some(lease) = Lease::create(&self.store, &path, terms).await? {
-                return Ok(Journal { lease: Some(lease), entry, kept: true });
+                return Ok(Journal { lease: Some(lease), entry, kept: true, proven: false });
             }
             match standing(&self.store, &path, self.heartbeat).await? {
                 Standing::Absent => {}
@@ -89,7 +110,8 @@ impl Repository {
     }
 
     /// The journals of dead restores on the server with this label, held by the caller from now on: recover each, then
-    /// [`Journal::finish`] it. Waits five heartbeats where a holder's state cannot be told at once.
+    /// [`Journal::finish`] it. Waits five heartbeats where a holder's state cannot be told at once. Those that the same
+    /// restore may go on with are left for it, for a day.
     pub async fn stale_journals(&self, server: &str) -> Result<Vec<Journal>> {
         let suffix = suffix(server);
         let mut candidates = Vec::new();
@@ -97,24 +119,36 @@ impl Repository {
             if file.path.ends_with(&suffix)
                 && let Ok(path) = RelativePath::new(file.path)
             {
-                candidates.push(self.recover(path, server));
+                candidates.push(self.recover(path, server, true));
             }
         }
         let recovered = futures::future::join_all(candidates).await;
         recovered.into_iter().filter_map(Result::transpose).collect()
     }
 
-    async fn recover(&self, path: RelativePath, server: &str) -> Result<Option<Journal>> {
+    /// The journal of a dead restore into the same target, whatever it was doing, held by the caller from now on.
+    pub async fn stale_journal(&self, server: &str, database: &str, target: &str) -> Result<Option<Journal>> {
+        self.recover(path_of(server, database, target)?, server, false).await
+    }
+
+    async fn recover(&self, path: RelativePath, server: &str, spare: bool) -> Result<Option<Journal>> {
         let Some(bytes) = self.store.get(&path, CEILING).await? else { return Ok(None) };
-        let entry = decode(&bytes).and_then(|record| record.entry);
+        let record = decode(&bytes);
+        let young =
+            record.as_ref().is_some_and(|record| Utc::now() - record.written_at < TimeDelta::hours(SPARED_HOURS));
+        let entry = record.and_then(|record| record.entry);
         let entry = entry.and_then(|entry| serde_json::from_value::<JournalEntry>(entry).ok());
         let Some(entry) = entry.filter(|entry| entry.server == server) else {
             tracing::warn!(journal = %self.store.display(path.as_str()), "a restore's journal cannot be read; left alone");
             return Ok(None);
         };
+        if spare && young && entry.may_go_on() {
+            return Ok(None);
+        }
         let Standing::Dead(gone) = standing(&self.store, &path, self.heartbeat).await? else { return Ok(None) };
+        let proven = gone.proven;
         let lease = Lease::take_over(&self.store, &path, self.journal_terms(None)?, gone).await?;
-        Ok(lease.map(|lease| Journal { lease: Some(lease), entry, kept: true }))
+        Ok(lease.map(|lease| Journal { lease: Some(lease), entry, kept: true, proven }))
     }
 
     /// What the journals of this server say, of the living and of the dead alike; changes nothing.
@@ -144,7 +178,7 @@ impl Journal {
     /// One that is written nowhere: what a process that is killed leaves on the server, nobody clears up.
     #[must_use]
     pub fn unkept(entry: JournalEntry) -> Self {
-        Self { lease: None, entry, kept: false }
+        Self { lease: None, entry, kept: false, proven: false }
     }
 
     /// Whether it is written anywhere.
@@ -174,6 +208,22 @@ impl Journal {
         }
         self.entry = entry;
         Ok(())
+    }
+
+    /// Whether whoever held it before has ended for sure, so that nothing is inserted any more but by its new holder.
+    #[must_use]
+    pub fn proven_dead(&self) -> bool {
+        self.proven
+    }
+
+    /// Notes how much is in the staging collection for sure, durably on return.
+    pub async fn note(&self, done: &BTreeMap<String, u64>) -> Result<()> {
+        let value = to_value(&JournalEntry { done: done.clone(), ..self.entry.clone() })?;
+        match &self.lease {
+            Some(lease) => lease.update(move |record| record.entry = Some(value)).await,
+            None if self.kept => Err(internal("this journal is finished")),
+            None => Ok(()),
+        }
     }
 
     /// Progress in percent, shown to whoever is refused.
@@ -207,10 +257,14 @@ impl Drop for Journal {
 }
 
 fn path(entry: &JournalEntry) -> Result<RelativePath> {
-    check_name("database", &entry.database)?;
-    check_name("collection", &entry.target)?;
-    let name = shortened(&format!("{}.{}", entry.database, entry.target), 200);
-    RelativePath::new(format!("{FOLDER}/{name}{}", suffix(&entry.server)))
+    path_of(&entry.server, &entry.database, &entry.target)
+}
+
+fn path_of(server: &str, database: &str, target: &str) -> Result<RelativePath> {
+    check_name("database", database)?;
+    check_name("collection", target)?;
+    let name = shortened(&format!("{database}.{target}"), 200);
+    RelativePath::new(format!("{FOLDER}/{name}{}", suffix(server)))
 }
 
 /// Keeps restores into collections of the same name on different servers apart.

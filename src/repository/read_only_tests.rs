@@ -17,6 +17,8 @@ fn entry(repository: &super::Repository, id: &super::BackupId) -> JournalEntry {
         phase: Phase::Staging,
         backup_id: id.clone(),
         aliases: Vec::new(),
+        fingerprint: None,
+        done: std::collections::BTreeMap::new(),
     }
 }
 

@@ -423,6 +423,8 @@ fn entry(server: &str) -> JournalEntry {
         phase: Phase::Staging,
         backup_id: DEAD.parse().unwrap(),
         aliases: vec!["movies".to_owned()],
+        fingerprint: None,
+        done: std::collections::BTreeMap::new(),
     }
 }
 

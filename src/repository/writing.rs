@@ -166,6 +166,7 @@ impl Store {
     /// Gives a finished file a second name, durably on return, replacing what is there: by a link on a local disk that
     /// has them, else by a copy, which an object store makes itself.
     pub(super) async fn duplicate(&self, from: &RelativePath, to: &RelativePath) -> Result<()> {
+        self.require_writable(&format!("copying to {to}"))?;
         match &self.inner.backend {
             Backend::Local(local) => {
                 let (local, old, new) = (Arc::clone(local), from.clone(), to.clone());
@@ -173,7 +174,8 @@ impl Store {
                 done.map_err(|error| self.io_error("copying to", to.as_str(), &error, None))
             }
             Backend::Remote(remote) => {
-                let copied = remote.store.copy(&remote.key(from.as_str())?, &remote.key(to.as_str())?).await;
+                let (old, new) = (remote.key(from.as_str())?, remote.key(to.as_str())?);
+                let copied = again(|| remote.store.copy(&old, &new)).await;
                 copied.map_err(|error| self.object_error("copying to", to.as_str(), &error, None))
             }
         }

@@ -1,8 +1,9 @@
 """One operation in a process of its own, which may be told to kill itself (SIGKILL) at a moment given in advance.
 
 `python -m tests.faults.child JSON` with operation, uri, root, collection and, where needed, backup, target; and `kill`:
-{"phases": [...], "delay": seconds, "needs": pattern, "count": number}: the time that passes between the first sight of
-one of the phases (and of so many files that match the pattern, where one is named) and the kill.
+{"phases": [...], "delay": seconds, "needs": pattern, "count": number, "rows": number}: the time that passes between the
+first sight of one of the phases (of so many files that match the pattern, and of so many rows done, where named) and
+the kill.
 Prints a line of JSON: how it ended, or, just before the kill, in which phase it dies.
 """
 
@@ -28,13 +29,20 @@ def tell(**event: Any) -> None:
 class Killer:
     """A progress sink that ends this process some time after a phase began."""
 
-    def __init__(self, phases: list[str], delay: float, needs: str | None = None, count: int = 1) -> None:
+    def __init__(
+        self, phases: list[str], delay: float, needs: str | None = None, count: int = 1, rows: int = 0
+    ) -> None:
         self.phases, self.delay, self.phase, self.armed = phases, delay, "waiting", False
-        self.needs, self.count = needs, count
+        self.needs, self.count, self.rows = needs, count, rows
 
     def __call__(self, progress: Any) -> None:
         self.phase = progress.phase
-        if self.phase in self.phases and not self.armed and self.has_what_it_needs():
+        if (
+            self.phase in self.phases
+            and not self.armed
+            and progress.rows_processed >= self.rows
+            and self.has_what_it_needs()
+        ):
             self.armed = True
             if self.delay:
                 threading.Timer(self.delay, self.kill).start()

@@ -103,7 +103,7 @@ class Scene:
         self.dead_collection = name
         self.job: dict[str, Any] = {}
         self.gone_for_a_while = 0
-        self.chunks = {"adopted": 0, "read again": 0}
+        self.chunks = {"adopted": 0, "read again": 0, "inserted before": 0}
 
     async def prepare(self, manager: BackupManager) -> None:
         """The source, the target in its old state, a backup of each state."""
@@ -194,6 +194,8 @@ class Scene:
         again = await self.manager.create_backup(f"{self.name}_small")
         assert again.success, f"after dying in {died}: {again.error_message}"
         await self.manager.delete_backup(again.backup_id, f"{self.name}_small")
+        if self.job["operation"] == "restore":
+            await self._restore_again(died)
         again = await self.manager.create_backup(self.dead_collection, BackupParams(chunk_size_mb=1))
         assert again.success, f"after dying in {died}: {again.error_message}"
         if self.job["operation"] == "backup":
@@ -211,6 +213,17 @@ class Scene:
             if listed.backup_id not in self.backups.values():
                 await self.manager.delete_backup(listed.backup_id, self.name)
         assert {listed.backup_id for listed in await self.manager.list_backups()} == set(self.backups.values())
+
+    async def _restore_again(self, died: str) -> None:
+        """The same restore ends what was begun, and inserts no chunk again that was noted."""
+        entries = [json.loads(self.place.read(path))["entry"] for path in self.place.files() if path[0] == "."]
+        noted = sum(sum(entry.get("done", {}).values()) for entry in entries if entry["phase"] == "staging")
+        params = RestoreParams(**self.job["params"])
+        restored = await self.manager.restore_backup(self.job["backup"], self.job["collection"], params)
+        assert restored.success, f"after dying in {died}: {restored.error_message}"
+        resumed = restored.verification_details.get("resumed_rows", 0)
+        assert (resumed > 0) == (noted > 0), f"after dying in {died}: {noted} chunks were noted, {resumed} rows kept"
+        self.chunks["inserted before"] += noted
 
     async def _copy_again(self, died: str) -> None:
         """The copies hold the whole backup or none, and the same call ends what was begun."""
@@ -253,7 +266,7 @@ async def killing(scene: Scene, kills: int, moments: list[str], capsys) -> Count
             late = f"({survived[moment]} more came too late)" if survived[moment] else ""
             print(f"  {moment:<20} {histogram[moment]:>3} {swept[moment]:>3}  {'#' * histogram[moment]} {late}")
         print(f"  {scene.gone_for_a_while} swaps cut between two names, ended by the next run")
-        print(f"  chunks that dead backups had finished: {scene.chunks}")
+        print(f"  chunks that the dead had finished: {scene.chunks}")
         print("  by phase: " + ", ".join(f"{phase} {times}" for phase, times in sorted(phases.items())))
     return histogram
 

@@ -1,4 +1,4 @@
-"""A backup that was stopped is gone on with: what it had finished is not read again, and says so."""
+"""A backup or a restore that was stopped is gone on with: what it had finished is not done again, and it says so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from milvault import BackupParams, RestoreParams, VerificationParams, Verificati
 from tests.backup_files import leftovers, rows_of
 from tests.faults.processes import run_child
 from tests.faults.proxy import proxy_to, refuse
-from tests.recipes import Recipe, create, expected, plain, vector_of
+from tests.recipes import Recipe, create, expected, plain, read_all, vector_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -202,4 +202,72 @@ async def test_an_unfinished_backup_outlives_what_is_done_in_between(lite_tcp, c
         await manager.delete_backup(older.backup_id, name)
         made = await manager.create_backup(name, BackupParams(**PARAMS))
         assert made.metadata.resumed["chunks"] >= len(before) - 1 > 0
+    assert leftovers(root) == []
+
+
+async def die_restoring(milvus: Any, root: Path, backup: str, collection: str, target: str) -> str:
+    """Lets a restore die with at least one chunk in, and another half in; its staging collection."""
+    params = {"target_collection_name": target, "bandwidth_limit_mib": 8}
+    job = {"operation": "restore", "uri": milvus.uri, "root": str(root), "collection": collection, "backup": backup}
+    kill = {"phases": ["inserting"], "delay": 0, "rows": 9_000}
+    code, said = run_child(job | {"params": params, "kill": kill})
+    assert (code, said.get("died_in")) == (-9, "inserting"), said
+    (journal,) = (root / ".restores").glob("*.json")
+    entry = json.loads(journal.read_text())["entry"]
+    assert entry["done"]["_default"] >= 1, entry
+    return entry["staging"]
+
+
+@pytest.mark.parametrize("milvus", ["lite_tcp", pytest.param("server", marks=pytest.mark.server)])
+async def test_a_killed_restore_is_gone_on_with(request, milvus, connect, name, root):
+    milvus = request.getfixturevalue(milvus)
+    recipe = plain(20_000, dim=64)
+    create(milvus.client, name, recipe)
+    target = f"{name}_r"
+    params = RestoreParams(target_collection_name=target, load_after_restore=True)
+    async with connect(milvus) as manager:
+        backup = (await manager.create_backup(name, BackupParams(**PARAMS))).backup_id
+        staging = await die_restoring(milvus, root, backup, name, target)
+        assert staging in milvus.client.list_collections()
+        # What others do in between leaves it alone.
+        (await manager.create_backup(name, BackupParams(**PARAMS))).raise_for_error()
+        assert staging in milvus.client.list_collections()
+        restored = await manager.restore_backup(backup, name, params)
+        restored.raise_for_error()
+        assert 3_000 <= restored.verification_details["resumed_rows"] < 20_000
+        assert restored.verification_details["digest"] == restored.verification_details["expected_digest"]
+    assert read_all(milvus.client, target) == expected(recipe)
+    assert staging not in milvus.client.list_collections()
+    assert leftovers(root) == []
+
+
+async def test_a_staging_collection_that_does_not_prove_is_built_anew(lite_tcp, connect, name, root):
+    recipe = plain(20_000, dim=64)
+    create(lite_tcp.client, name, recipe)
+    target = f"{name}_r"
+    async with connect(lite_tcp) as manager:
+        backup = (await manager.create_backup(name, BackupParams(**PARAMS))).backup_id
+        staging = await die_restoring(lite_tcp, root, backup, name, target)
+        lite_tcp.client.delete(staging, ids=[recipe.rows[5]["id"]])
+        params = RestoreParams(target_collection_name=target, load_after_restore=True)
+        restored = await manager.restore_backup(backup, name, params)
+        restored.raise_for_error()
+        assert "resumed_rows" not in restored.verification_details
+    assert read_all(lite_tcp.client, target) == expected(recipe)
+    assert leftovers(root) == []
+
+
+async def test_another_restore_into_the_same_target_begins_anew(lite_tcp, connect, name, root):
+    recipe = plain(20_000, dim=64)
+    create(lite_tcp.client, name, recipe)
+    target = f"{name}_r"
+    async with connect(lite_tcp) as manager:
+        backup = (await manager.create_backup(name, BackupParams(**PARAMS))).backup_id
+        staging = await die_restoring(lite_tcp, root, backup, name, target)
+        where = RestoreParams(target_collection_name=target, load_after_restore=True, where="id < 100")
+        restored = await manager.restore_backup(backup, name, where)
+        restored.raise_for_error()
+        assert "resumed_rows" not in restored.verification_details
+    assert len(read_all(lite_tcp.client, target)) == 100
+    assert staging not in lite_tcp.client.list_collections()
     assert leftovers(root) == []

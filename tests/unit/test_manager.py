@@ -64,6 +64,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
         "tags": [],
         "duplicates": "fail",
         "prove_stable": False,
+        "resume": True,
         "checksum_algorithm": "BLAKE2B",
         "max_concurrent_chunks": 2,
         "verify_after": False,
