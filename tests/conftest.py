@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from pymilvus import MilvusClient
+from pymilvus import MilvusClient, MilvusException
 
 from tests.servers.milvus_235 import Milvus235
 from tests.servers.milvus_lite import MilvusLiteServer
@@ -112,12 +112,17 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def client_of(uri: str) -> MilvusClient:
-    """pymilvus's client. Its process shares connections, and a server of gRPC's may end one for "too many pings"."""
+    """pymilvus's client without its pings every ten seconds.
+
+    gRPC's server in Python, which Milvus Lite has, ends a connection for "too many pings", and with it whatever call
+    comes at that moment.
+    """
+    quiet = {"grpc.keepalive_time_ms": 7_200_000, "grpc.keepalive_permit_without_calls": False}
     for _ in range(4):
-        with contextlib.suppress(grpc.RpcError):
-            return MilvusClient(uri)
+        with contextlib.suppress(grpc.RpcError, MilvusException):
+            return MilvusClient(uri, grpc_options=quiet)
         time.sleep(1)
-    return MilvusClient(uri)
+    return MilvusClient(uri, grpc_options=quiet)
 
 
 def _on(uri: str, kind: str) -> Iterator[Milvus]:
