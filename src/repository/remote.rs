@@ -146,3 +146,23 @@ fn install_crypto_provider() {
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::InvalidArgument, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_ends_a_request_and_its_length_does_not_unless_somebody_says_so() {
+        let limits = |given: &[(&str, &str)]| {
+            let mut builder = AmazonS3Builder::new();
+            for (name, value) in given {
+                builder = builder.with_config(option(name).unwrap(), *value);
+            }
+            time_limits(|key| builder.get_config_value(&AmazonS3ConfigKey::Client(key)))
+        };
+        let (silence, whole) = ((ClientConfigKey::ReadTimeout, "30 seconds"), (ClientConfigKey::Timeout, "1 day"));
+        assert_eq!(limits(&[]), [silence, whole]);
+        assert_eq!(limits(&[("aws_read_timeout", "90 seconds")]), [whole]);
+        assert_eq!(limits(&[("aws_timeout", "10 minutes")]), [silence]);
+    }
+}

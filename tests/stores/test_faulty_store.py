@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -314,3 +315,22 @@ async def test_where_nothing_may_be_deleted_a_deletion_touches_nothing(lite, con
             await manager.apply_retention_policy(name, **KEEP_ONE)
         assert failure.value.permissions_issue
         assert await is_whole(manager, name) == [made[1].backup_id, made[0].backup_id]
+
+
+async def test_a_limit_on_the_bandwidth_is_no_silence_and_holds_for_a_sample_too(
+    lite, connect, name, url, faulty, honest
+):
+    limit = 0.03 if SOAK else 0.4  # MiB per second: at full size, longer than any one request might take before
+    create_large(lite.address, name, 2500, 128)
+    async with honest(lite) as manager:
+        backup = await manager.create_backup(name, BackupParams(compression_enabled=False))
+    async with connect(lite, root=url, bandwidth_limit_mib=limit) as manager:
+        begun = time.monotonic()
+        assert (await manager.verify_backup(backup.backup_id, name)).success
+        reads = [request for request in faulty.requests if request.method == "GET" and "/data/" in request.key]
+        assert len(reads) == 1, "it was read in one go"
+        between = time.monotonic()
+        assert (await manager.verify_backup(backup.backup_id, name, QUICK)).success
+    least = backup.size_mb / limit * 0.9
+    assert between - begun >= least
+    assert time.monotonic() - between >= least
