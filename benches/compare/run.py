@@ -237,7 +237,9 @@ def arguments() -> argparse.Namespace:
         default=8000,
         help="rows a batch of raw and pymilvus inserts; default: as Milvault sends",
     )
-    parser.add_argument("--parts", nargs="+", default=["scale", "export", "restore", "stores", "memory"], metavar="PART")
+    parser.add_argument(
+        "--parts", nargs="+", default=["scale", "export", "restore", "stores", "memory"], metavar="PART"
+    )
     parser.add_argument("--baselines-only", dest="milvault", action="store_false", help="leave Milvault out")
     parser.add_argument("--json", type=Path, help="where to save every measurement")
     return parser.parse_args()

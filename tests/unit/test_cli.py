@@ -190,7 +190,8 @@ def test_a_level_out_of_range_names_field_and_range(milvault):
 def test_options_reach_the_core(milvault, core):
     milvault("create", "articles", "--name", "n", "--partition", "p", "--partition", "q", "--tag", "t",
              "--no-compression", "--level", "3", "--checksum", "md5", "--no-verify", "--no-indexes",
-             "--collapse-duplicates", "--prove-stable", "--no-resume", "--timeout", "9", "--chunk-size-mb", "8")  # fmt: skip
+             "--collapse-duplicates", "--prove-stable", "--no-resume", "--timeout", "9",
+             "--chunk-size-mb", "8")  # fmt: skip
     asked = core.request
     expected = {
         "collection_name": "articles", "backup_name": "n", "backup_type": "PARTITION", "partition_names": ["p", "q"],
