@@ -84,7 +84,7 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         copied = await manager.copy_backup(job["backup"], collection, to=job["to"], progress=killer)
         return {"success": copied.backup_id == job["backup"], "error": None}
     if killer is not None:
-        await manager.get_backup(job["backup"], collection)  # everything is loaded and warm
+        await manager.list_backups(collection)  # everything is loaded and warm
         killer.phase = "deleting" if job["operation"] == "delete" else "pruning"
         threading.Timer(killer.delay, killer.kill).start()
     if job["operation"] == "prune":
