@@ -17,10 +17,11 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 
 use super::backup::checksum;
-use super::catalog::{Found, Repository, look, path_in};
+use super::catalog::Repository;
 use super::hashed_upload::{HashedUpload, Registrar};
 use super::integrity::hash_blocks;
 use super::lease::{Lease, Terms};
+use super::look::{Found, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{self, BackupId, RelativePath, check_backup_name, collection_folder, default_backup_name};
 use super::store::Store;

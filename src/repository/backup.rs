@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 
-use super::catalog::{Found, VERIFICATION_CEILING, look, path_in, verification};
+use super::look::{Found, VERIFICATION_CEILING, look, path_in, verification};
 use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath};
 use super::store::{Store, blocking};

@@ -14,13 +14,10 @@ use crate::error::{Error, Kind, Result};
 
 use super::backup::Backup;
 use super::lease::{HEARTBEAT, Lease, Terms};
-use super::manifest::{self, Manifest, State};
+use super::look::{AT_ONCE, Depth, Found, Place, look, look_at};
+use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath, check_name, collection_folder, split_folder};
-use super::store::{Store, Version};
-use super::tables::VERIFICATION_FILE;
-
-pub(super) const AT_ONCE: usize = 16;
-pub(super) const VERIFICATION_CEILING: u64 = 4 << 20;
+use super::store::Store;
 
 /// A place where backups live. Cheap to clone; opening it touches nothing.
 #[derive(Clone)]
@@ -30,10 +27,10 @@ pub struct Repository {
 }
 
 /// What [`Repository::list`] found.
-#[derive(Debug, Default)]
-pub struct Listing {
+#[derive(Debug)]
+pub struct Listing<T = Listed> {
     /// Newest first.
-    pub backups: Vec<Listed>,
+    pub backups: Vec<T>,
     /// Backups whose manifest cannot be read, newest first.
     pub damaged: Vec<Damaged>,
 }
@@ -62,20 +59,6 @@ pub struct Damaged {
     pub storage_path: String,
     /// What is wrong.
     pub error: Error,
-}
-
-/// What is in a backup's folder in the place of the manifest.
-pub(super) enum Found {
-    Nothing,
-    Manifest(Box<Manifest>, Version),
-    Damaged(Error),
-}
-
-/// One backup's folder: the collection's folder, the id, the manifest.
-pub(super) struct Place {
-    pub(super) folder: String,
-    pub(super) id: BackupId,
-    pub(super) found: Found,
 }
 
 impl Repository {
@@ -112,36 +95,44 @@ impl Repository {
 
     /// The backups of a collection, or of a database, or all: `None` leaves it open.
     pub async fn list(&self, database: Option<&str>, collection: Option<&str>) -> Result<Listing> {
-        let mut listing = Listing::default();
-        for place in self.places(database, collection).await? {
-            let storage_path = self.store.display(&place.path());
+        self.list_as(database, collection, |listed| listed).await
+    }
+
+    /// As [`Repository::list`], each backup as `shown` makes it, where it was read: of ten thousand manifests only what
+    /// is wanted of them is kept.
+    pub async fn list_as<T: Send + 'static>(
+        &self,
+        database: Option<&str>,
+        collection: Option<&str>,
+        shown: impl Fn(Listed) -> T + Clone + Send + 'static,
+    ) -> Result<Listing<T>> {
+        let store = self.store.clone();
+        let sorted_out = move |place: Place| {
+            let storage_path = store.display(&place.path());
             match place.found {
                 Found::Manifest(manifest, _) if manifest.state == State::Completed => {
-                    listing.backups.push(Listed { manifest: *manifest, verification: None, storage_path });
+                    let newest_first = Reverse((manifest.created_at, manifest.backup_id.clone()));
+                    let listed = Listed { manifest: *manifest, verification: place.verification, storage_path };
+                    Some(Ok((newest_first, shown(listed))))
                 }
-                Found::Manifest(..) | Found::Nothing => {}
-                Found::Damaged(error) => {
-                    if let Some((database, collection_name)) = split_folder(&place.folder) {
-                        let (database, collection_name) = (database.to_owned(), collection_name.to_owned());
-                        let backup_id = place.id;
-                        listing.damaged.push(Damaged { backup_id, database, collection_name, storage_path, error });
-                    }
-                }
+                Found::Manifest(..) | Found::Nothing => None,
+                Found::Damaged(error) => split_folder(&place.folder).map(|(database, collection_name)| {
+                    let (database, collection_name) = (database.to_owned(), collection_name.to_owned());
+                    Err(Damaged { backup_id: place.id, database, collection_name, storage_path, error })
+                }),
+            }
+        };
+        let candidates = self.candidates(database, collection).await?;
+        let (mut backups, mut damaged) = (Vec::with_capacity(candidates.len()), Vec::new());
+        for found in look_at(&self.store, candidates, Depth::Verification, sorted_out).await?.into_iter().flatten() {
+            match found {
+                Ok(listed) => backups.push(listed),
+                Err(lost) => damaged.push(lost),
             }
         }
-        let verifications = listing.backups.iter().map(|listed| {
-            let folder = collection_folder(&listed.manifest.database, &listed.manifest.collection_name);
-            let (store, id) = (self.store.clone(), listed.manifest.backup_id.clone());
-            async move { verification(&store, &folder?, &id).await }
-        });
-        let verifications: Vec<_> =
-            futures::stream::iter(verifications.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-        for (listed, verification) in listing.backups.iter_mut().zip(verifications) {
-            listed.verification = verification;
-        }
-        listing.backups.sort_by_key(|listed| Reverse((listed.manifest.created_at, listed.manifest.backup_id.clone())));
-        listing.damaged.sort_by_key(|damaged| Reverse(damaged.backup_id.clone()));
-        Ok(listing)
+        backups.sort_by(|(left, _), (right, _)| left.cmp(right));
+        damaged.sort_by_key(|damaged| Reverse(damaged.backup_id.clone()));
+        Ok(Listing { backups: backups.into_iter().map(|(_, listed)| listed).collect(), damaged })
     }
 
     /// The backup with this id or `backup_name`. [`Kind::BackupNotFound`] names what there is;
@@ -198,7 +189,8 @@ impl Repository {
         };
         if let Ok(id) = reference.parse::<BackupId>() {
             let folders = self.folders(database, collection).await?;
-            let places = self.look_at(folders.into_iter().map(|folder| (folder, id.clone())).collect()).await?;
+            let places =
+                self.look_at(folders.into_iter().map(|folder| (folder, id.clone())).collect(), Depth::Manifest).await?;
             if let Some(place) = places.into_iter().find(|place| is_wanted(place)) {
                 return Ok(place);
             }
@@ -225,6 +217,20 @@ impl Repository {
 
     /// Every backup's folder, with its manifest.
     pub(super) async fn places(&self, database: Option<&str>, collection: Option<&str>) -> Result<Vec<Place>> {
+        self.look_at(self.candidates(database, collection).await?, Depth::Manifest).await
+    }
+
+    /// Looks at backups' folders; the answers are in the order of the candidates.
+    pub(super) async fn look_at(&self, candidates: Vec<(String, BackupId)>, depth: Depth) -> Result<Vec<Place>> {
+        look_at(&self.store, candidates, depth, |place| place).await
+    }
+
+    /// Every folder that may be a backup's.
+    pub(super) async fn candidates(
+        &self,
+        database: Option<&str>,
+        collection: Option<&str>,
+    ) -> Result<Vec<(String, BackupId)>> {
         let folders = self.folders(database, collection).await?;
         let listings = folders.into_iter().map(|folder| {
             let store = self.store.clone();
@@ -236,18 +242,7 @@ impl Repository {
         });
         let found: Vec<Vec<_>> =
             futures::stream::iter(listings.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-        self.look_at(found.into_iter().flatten().collect()).await
-    }
-
-    async fn look_at(&self, candidates: Vec<(String, BackupId)>) -> Result<Vec<Place>> {
-        let looks = candidates.into_iter().map(|(folder, id)| {
-            let store = self.store.clone();
-            async move {
-                let found = look(&store, &folder, &id).await?;
-                Ok::<_, Error>(Place { folder, id, found })
-            }
-        });
-        futures::stream::iter(looks.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn folders(&self, database: Option<&str>, collection: Option<&str>) -> Result<Vec<String>> {
@@ -295,57 +290,5 @@ impl Repository {
             Some(name) => error.with("collection_name", name),
             None => error,
         }
-    }
-}
-
-impl Place {
-    /// The backup's folder, below the root.
-    pub(super) fn path(&self) -> String {
-        format!("{}/{}", self.folder, self.id)
-    }
-}
-
-/// A file of a backup's folder.
-pub(super) fn path_in(folder: &str, id: &BackupId, file: &str) -> Result<RelativePath> {
-    RelativePath::new(format!("{folder}/{id}/{file}"))
-}
-
-/// Looks at the manifest of one backup's folder. An error only where trying again may help. On an object store, one that
-/// seems damaged is looked at twice: the answer may have been.
-pub(super) async fn look(store: &Store, folder: &str, id: &BackupId) -> Result<Found> {
-    match look_once(store, folder, id).await? {
-        Found::Damaged(_) if !store.is_local() => look_once(store, folder, id).await,
-        found => Ok(found),
-    }
-}
-
-async fn look_once(store: &Store, folder: &str, id: &BackupId) -> Result<Found> {
-    let path = path_in(folder, id, manifest::FILE)?;
-    let parsed = match store.get_versioned(&path, manifest::CEILING).await {
-        Ok(None) => return Ok(Found::Nothing),
-        Ok(Some((bytes, version))) => Manifest::parse_in(&bytes, folder, id).map(|manifest| (manifest, version)),
-        Err(error) if error.is_temporary() => return Err(error),
-        Err(error) => Err(error),
-    };
-    Ok(match parsed {
-        Ok((manifest, version)) => Found::Manifest(Box::new(manifest), version),
-        Err(error) => {
-            let error =
-                error.with("backup_id", id.as_str()).with("storage_path", store.display(&format!("{folder}/{id}")));
-            Found::Damaged(match split_folder(folder) {
-                Some((_, collection)) => error.with("collection_name", collection),
-                None => error,
-            })
-        }
-    })
-}
-
-/// What `verification.json` says; `None` where there is none, or none that can be read.
-pub(super) async fn verification(store: &Store, folder: &str, id: &BackupId) -> Result<Option<Value>> {
-    let path = path_in(folder, id, VERIFICATION_FILE)?;
-    match store.get(&path, VERIFICATION_CEILING).await {
-        Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).filter(Value::is_object)),
-        Err(error) if error.is_temporary() => Err(error),
-        Err(_) => Ok(None),
     }
 }

@@ -16,9 +16,10 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 
 use super::backup::Backup;
-use super::catalog::{Found, Place, Repository, look, path_in};
+use super::catalog::Repository;
 use super::integrity::{OnBytes, hash_blocks, hash_file};
 use super::lease::{Lease, Terms};
+use super::look::{Found, Place, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath};
 use super::store::{Backend, Reading, Store, blocking};

@@ -45,7 +45,13 @@ impl Local {
 
     /// Where `path` is, no part of it below the root being a symbolic link.
     pub(super) fn locate(&self, path: &str) -> io::Result<PathBuf> {
+        self.look_for(path).map(|(full, _)| full)
+    }
+
+    /// As [`Local::locate`], with what is there, if something is.
+    fn look_for(&self, path: &str) -> io::Result<(PathBuf, Option<fs::Metadata>)> {
         let mut full = self.root.clone();
+        let mut found = None;
         for segment in path.split('/').filter(|segment| !segment.is_empty()) {
             full.push(segment);
             match fs::symlink_metadata(&full) {
@@ -55,18 +61,17 @@ impl Local {
                         full.display()
                     )));
                 }
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(meta) => found = Some(meta),
+                Err(error) if error.kind() == ErrorKind::NotFound => found = None,
                 Err(error) => return Err(error),
             }
         }
-        Ok(full)
+        Ok((full, found))
     }
 
     /// The whole file, unless it is longer than `ceiling`: then its length.
     pub(super) fn read(&self, path: &RelativePath, ceiling: u64) -> io::Result<Result<Vec<u8>, u64>> {
-        let file = self.open(path)?;
-        let length = file.metadata()?.len();
+        let (file, length) = self.open_sized(path)?;
         if length > ceiling {
             return Ok(Err(length));
         }
@@ -90,11 +95,15 @@ impl Local {
     }
 
     pub(super) fn open(&self, path: &RelativePath) -> io::Result<File> {
-        let full = self.locate(path.as_str())?;
-        if fs::symlink_metadata(&full)?.is_file() {
-            File::open(full)
-        } else {
-            Err(io::Error::other("it is not a file"))
+        self.open_sized(path).map(|(file, _)| file)
+    }
+
+    /// The file, and its length a moment before.
+    fn open_sized(&self, path: &RelativePath) -> io::Result<(File, u64)> {
+        match self.look_for(path.as_str())? {
+            (full, Some(meta)) if meta.is_file() => Ok((File::open(full)?, meta.len())),
+            (_, Some(_)) => Err(io::Error::other("it is not a file")),
+            (_, None) => Err(ErrorKind::NotFound.into()),
         }
     }
 

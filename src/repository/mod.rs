@@ -8,6 +8,7 @@
 //! | [`manifest`] | `metadata.json` (and [`tables`]: `chunks.json`, `checksums.json`): what a backup says of itself |
 //! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
 //! | [`catalog`] | list and find ([`backup`]: one committed backup) |
+//! | `look` | what is in a backup's folder, or in ten thousand |
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
 //! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
@@ -44,6 +45,7 @@ pub mod integrity;
 pub mod journal;
 pub mod lease;
 mod local;
+mod look;
 pub mod manifest;
 pub mod names;
 pub mod prune;

@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
 
-use super::catalog::{AT_ONCE, Found, Place, Repository, look, verification};
+use super::catalog::Repository;
 use super::holder::HolderState;
 use super::lease::{Standing, decode, standing};
+use super::look::{Depth, Found, Place, look};
 use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath, split_folder};
-use super::retention::{Candidate, Policy, plan};
+use super::retention::{Candidate, Health, Policy, plan};
 use super::sweep::{READERS, lock_path};
 use super::verdict::health;
 
@@ -62,7 +62,8 @@ impl Repository {
         now: DateTime<Utc>,
     ) -> Result<Review> {
         let mut folders: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-        for place in self.places(database, collection).await? {
+        let candidates = self.candidates(database, collection).await?;
+        for place in self.look_at(candidates, Depth::Verification).await? {
             folders.entry(place.folder.clone()).or_default().push(place);
         }
         let mut review = Review::default();
@@ -81,10 +82,10 @@ impl Repository {
         review: &mut Review,
     ) -> Result<()> {
         let mut complete = BTreeMap::new();
-        for Place { id, found, .. } in places {
+        for Place { id, found, verification, .. } in places {
             match found {
                 Found::Manifest(manifest, _) => match manifest.state {
-                    State::Completed => _ = complete.insert(id, manifest),
+                    State::Completed => _ = complete.insert(id, (manifest, health(verification.as_ref()))),
                     State::Deleting => {
                         review.left_alone.insert(id, "its deletion was begun and is to be finished".to_owned());
                         review.half_deleted.push(Doomed::new(&manifest, folder));
@@ -102,13 +103,14 @@ impl Repository {
                 }
             }
         }
-        let plan = plan(policy, now, &self.candidates(folder, &complete).await?);
+        let candidates: Vec<_> = complete.values().map(|(manifest, health)| candidate(manifest, *health)).collect();
+        let plan = plan(policy, now, &candidates);
         review.kept.extend(plan.kept);
         let mut busy =
             if plan.delete.is_empty() { BTreeMap::new() } else { self.being_read(folder, &plan.delete).await? };
         for id in plan.delete {
             // What comes earlier in the plan may build on what comes later.
-            let Some(manifest) = complete.get(&id) else { continue };
+            let Some((manifest, _)) = complete.get(&id) else { continue };
             match busy.get(&id).cloned() {
                 None => review.delete.push(Doomed::new(manifest, folder)),
                 Some(why) => {
@@ -121,21 +123,6 @@ impl Repository {
             }
         }
         Ok(())
-    }
-
-    async fn candidates(&self, folder: &str, complete: &BTreeMap<BackupId, Box<Manifest>>) -> Result<Vec<Candidate>> {
-        let judged = complete.values().map(|manifest| async move {
-            let found = verification(&self.store, folder, &manifest.backup_id).await?;
-            Ok::<_, Error>(Candidate {
-                id: manifest.backup_id.clone(),
-                created_at: manifest.created_at,
-                backup_type: manifest.backup_type,
-                tags: manifest.tags.clone(),
-                parent: manifest.parent.clone(),
-                health: health(found.as_ref()),
-            })
-        });
-        futures::stream::iter(judged.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
     }
 
     /// Why a folder without a manifest is left alone; `None` where there is nothing in it.
@@ -173,13 +160,25 @@ impl Repository {
     /// Deletes a backup that goes; `false` where it has gone already.
     /// [`crate::error::Kind::InProgress`] where it is being read by now.
     pub async fn remove(&self, doomed: &Doomed) -> Result<bool> {
-        let place = Place { folder: doomed.folder.clone(), id: doomed.id.clone(), found: Found::Nothing };
+        let place =
+            Place { folder: doomed.folder.clone(), id: doomed.id.clone(), found: Found::Nothing, verification: None };
         match look(&self.store, &place.folder, &place.id).await? {
             Found::Nothing => Ok(false),
             Found::Manifest(manifest, _) if manifest.state == State::Failed => Ok(false),
             Found::Manifest(..) => self.delete_place(&place).await.map(|()| true),
             Found::Damaged(error) => Err(error),
         }
+    }
+}
+
+fn candidate(manifest: &Manifest, health: Health) -> Candidate {
+    Candidate {
+        id: manifest.backup_id.clone(),
+        created_at: manifest.created_at,
+        backup_type: manifest.backup_type,
+        tags: manifest.tags.clone(),
+        parent: manifest.parent.clone(),
+        health,
     }
 }
 

@@ -8,8 +8,8 @@ use chrono::Utc;
 
 use crate::error::Kind;
 
-use super::catalog::Place;
 use super::holder::tests::{ended_process, record};
+use super::look::{Found, Place};
 use super::retention::Policy;
 use super::testing::{Site, make, names, on, path, request, write_files};
 use super::{Backup, Repository, State};
@@ -117,8 +117,12 @@ async fn a_reader_who_comes_while_the_backup_is_marked_is_seen_and_the_backup_st
     for site in Site::each() {
         for _ in 0..20 {
             let backup = make(&site.repository, "wanted").await;
-            let place =
-                Place { folder: "films".to_owned(), id: backup.id().clone(), found: super::catalog::Found::Nothing };
+            let place = Place {
+                folder: "films".to_owned(),
+                id: backup.id().clone(),
+                found: Found::Nothing,
+                verification: None,
+            };
             let (deleted, reading) =
                 tokio::join!(site.repository.delete_place(&place), site.repository.mark_reading(&backup));
             match (deleted, reading) {

@@ -47,6 +47,14 @@ pub struct Version {
     pub(super) update: UpdateVersion,
 }
 
+impl Version {
+    /// A small file on the local disk, and its version: what is in it.
+    pub(super) fn of_local(content: Bytes) -> (Bytes, Self) {
+        let update = UpdateVersion { e_tag: None, version: None };
+        (content.clone(), Self { content, update })
+    }
+}
+
 /// What [`Store::list`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileMeta {
@@ -147,7 +155,15 @@ impl Store {
     /// Whether it is on the local disk.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        matches!(self.inner.backend, Backend::Local(_))
+        self.local().is_some()
+    }
+
+    /// The local disk, if it is on one.
+    pub(super) fn local(&self) -> Option<&Arc<Local>> {
+        match &self.inner.backend {
+            Backend::Local(local) => Some(local),
+            Backend::Remote(_) => None,
+        }
     }
 
     /// Bytes that can still be written, where that is known: on local disks.
@@ -169,13 +185,9 @@ impl Store {
     pub async fn get_versioned(&self, path: &RelativePath, ceiling: u64) -> Result<Option<(Bytes, Version)>> {
         let (bytes, update) = match &self.inner.backend {
             Backend::Local(local) => {
-                let (local, at) = (Arc::clone(local), path.clone());
-                match blocking(move || local.read(&at, ceiling)).await? {
-                    Ok(Ok(bytes)) => (Bytes::from(bytes), UpdateVersion { e_tag: None, version: None }),
-                    Ok(Err(length)) => return Err(self.too_long(path, length, ceiling)),
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-                    Err(error) => return Err(self.io_error("reading", path.as_str(), &error, None)),
-                }
+                let (store, local, at) = (self.clone(), Arc::clone(local), path.clone());
+                let read = blocking(move || store.get_blocking(&local, &at, ceiling)).await?;
+                return read.map(|read| read.map(Version::of_local));
             }
             Backend::Remote(remote) => {
                 let key = remote.key(path.as_str())?;
@@ -195,6 +207,16 @@ impl Store {
             }
         };
         Ok(Some((bytes.clone(), Version { content: bytes, update })))
+    }
+
+    /// As [`Store::get`], of the store that is on `local`, on the calling thread, which it blocks.
+    pub(super) fn get_blocking(&self, local: &Local, path: &RelativePath, ceiling: u64) -> Result<Option<Bytes>> {
+        match local.read(path, ceiling) {
+            Ok(Ok(bytes)) => Ok(Some(Bytes::from(bytes))),
+            Ok(Err(length)) => Err(self.too_long(path, length, ceiling)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io_error("reading", path.as_str(), &error, None)),
+        }
     }
 
     /// A part of a file; an error where the file is shorter.

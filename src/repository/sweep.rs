@@ -16,9 +16,10 @@ use chrono::{TimeDelta, Utc};
 
 use crate::error::{Error, Kind, Result};
 
-use super::catalog::{Found, Place, Repository, look, path_in};
+use super::catalog::Repository;
 use super::holder::HolderState;
 use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
+use super::look::{Found, Place, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath, collection_folder, split_folder};
 use super::store::{Store, Version};

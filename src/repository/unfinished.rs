@@ -19,7 +19,8 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Result, internal};
 
 use super::attempt::{Attempt, Inner};
-use super::catalog::{Found, Repository, look, path_in};
+use super::catalog::Repository;
+use super::look::{Found, look, path_in};
 use super::integrity::{OnBytes, hash_file};
 use super::manifest::State;
 use super::names::{BackupId, RelativePath};
