@@ -173,8 +173,18 @@ def _global(
 @app.command()
 def create(
     context: typer.Context,
-    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.", show_default=False)],
-    name: Annotated[str | None, typer.Option("--name", help="A name for the backup.")] = None,
+    collections: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[COLLECTION]...",
+            help="COLLECTION, DATABASE.COLLECTION or 'DATABASE.*'. Default: all of every database.",
+            show_default=False,
+        ),
+    ] = None,
+    chosen: Annotated[
+        list[str] | None, typer.Option("--filter", help="The same, with commas between: a,shop.b,'news.*'.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name for the backup, or for each.")] = None,
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")] = None,
     no_compression: Annotated[bool, typer.Option("--no-compression", help="Write plain files.")] = False,
@@ -197,7 +207,7 @@ def create(
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Back a collection up."""
+    """Back a collection up, or several."""
     settings = _settings(context, as_json)
     given = {"compression_level": level, "chunk_size_mb": chunk_size_mb, "backup_name": name}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -219,12 +229,24 @@ def create(
         auto_verify_after_backup=False if no_verify else None,
     )
     progress = draws_progress(as_json=settings.as_json)
-    result = _call(manager, lambda: manager.create_backup(collection, params, progress=progress, timeout=timeout))
-    if settings.as_json:
-        print_json(result.to_dict())
+    wanted = [*(collections or []), *(chosen or [])]
+    if len(wanted) == 1 and not chosen and not set(wanted[0]) & set(",.*"):
+        result = _call(manager, lambda: manager.create_backup(wanted[0], params, progress=progress, timeout=timeout))
+        results, report = [result], result.to_dict()
     else:
-        show_created(result)
-    return DONE if result.error is None else exit_code_of_kind(result.error.kind)
+        made = _call(
+            manager, lambda: manager.create_backups(wanted or None, None, params, progress=progress, timeout=timeout)
+        )
+        results, report = made.backups, made.to_dict()
+    if settings.as_json:
+        print_json(report)
+    else:
+        for each in results:
+            show_created(each)
+    errors = [each.error for each in results if each.error is not None]
+    if not errors:
+        return DONE
+    return PARTLY_DONE if len(errors) < len(results) else exit_code_of_kind(errors[0].kind)
 
 
 @app.command("list")

@@ -6,13 +6,13 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ._seam import Outcome, core_session
+from ._seam import core_session, read_outcome
 from .errors import BackupRecoveryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._seam import Job, RowReader, Session, SessionFactory
+    from ._seam import Job, Outcome, RowReader, Session, SessionFactory
     from .connection import ConnectionManager
     from .progress import BackupProgress
 
@@ -53,6 +53,7 @@ class Engine:
         needs_server: bool = True,
         may_create: bool = False,
         sink: Callable[[BackupProgress], Any] | None = None,
+        read: Callable[[str, str], Outcome] = read_outcome,
     ) -> Outcome:
         """Runs one operation to its end.
 
@@ -62,6 +63,7 @@ class Engine:
             needs_server: Whether it talks to the server.
             may_create: Whether a Milvus Lite database may be made where there is none.
             sink: Takes progress.
+            read: Makes the outcome of the operation's name and the core's JSON.
 
         Raises:
             BackupRecoveryError: There is no server where one is needed, or the manager is closed.
@@ -69,7 +71,7 @@ class Engine:
         from ._jobs import run_job
 
         session = await self._session(needs_server=needs_server, may_create=may_create)
-        return await run_job(session, operation, request, sink=sink, poll_interval=self._poll_interval)
+        return await run_job(session, operation, request, sink=sink, poll_interval=self._poll_interval, read=read)
 
     async def open(self, request: Mapping[str, Any]) -> tuple[Outcome, RowReader]:
         """Opens a backup for reading.

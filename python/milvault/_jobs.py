@@ -37,6 +37,7 @@ async def run_job(
     *,
     sink: Callable[[BackupProgress], Any] | None = None,
     poll_interval: float = 2.0,
+    read: Callable[[str, str], Outcome] = read_outcome,
 ) -> Outcome:
     """Runs one operation to its end.
 
@@ -46,6 +47,7 @@ async def run_job(
         request: Its arguments, JSON-ready.
         sink: Takes progress every `poll_interval` seconds, and once at the end.
         poll_interval: Seconds.
+        read: Makes the outcome of the operation's name and the core's JSON.
 
     Returns:
         Its value or its error.
@@ -77,7 +79,7 @@ async def run_job(
     last_phase = "failed"
     try:
         await ended.wait()
-        outcome = read_outcome(operation, job.result())
+        outcome = read(operation, job.result())
         last_phase = "done" if outcome.error is None else "failed"
         return outcome
     except asyncio.CancelledError:

@@ -38,9 +38,13 @@ def retry_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
 
 
 def backup_request(
-    collection_name: str, params: BackupParams, config: BackupRecoveryConfig, timeout: float | None
+    collection_name: str,
+    params: BackupParams,
+    config: BackupRecoveryConfig,
+    timeout: float | None,
+    database: str | None = None,
 ) -> dict[str, Any]:
-    """The core's `backup` request.
+    """The core's `backup` request; without a `database`, in the connection's.
 
     Raises:
         InvalidArgumentError: An argument cannot be right, or names what this version does not do.
@@ -61,6 +65,7 @@ def backup_request(
                    bandwidth_limit_mib=config.bandwidth_limit_mib)  # fmt: skip
     return {
         "collection_name": checked_name("collection_name", collection_name),
+        "database": database,
         "backup_name": params.backup_name,
         "backup_type": params.backup_type.value,
         "partition_names": params.partition_names,

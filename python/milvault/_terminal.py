@@ -124,7 +124,7 @@ def show_backup(backup: BackupMetadata) -> None:
 def show_created(result: BackupResult) -> None:
     """How a backup went."""
     if not result.success:
-        print(f"milvault: the backup failed: {result.error_message}", file=sys.stderr)
+        print(f"milvault: the backup of {result.collection_name} failed: {result.error_message}", file=sys.stderr)
         return
     files = result.metadata.compressed_size_bytes if result.metadata is not None else None
     proven = ", verified" if result.verification is not None and result.verification.success else ""

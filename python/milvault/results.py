@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from ._model import BYTES_PER_MB, Result, UtcDatetime
 from .display import html_grid
 from .enums import BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
-from .errors import BackupCorruptedError, BackupRecoveryError
+from .errors import BackupCorruptedError, BackupError, BackupRecoveryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def _known_state(value: Any) -> Any:
-    """A state that only the manifest knows, such as that of a backup half deleted: not whole, so `FAILED`."""
+def _known_state(value: Any, info: ValidationInfo) -> Any:
+    """What a manifest's state is to a person.
+
+    A completed backup that is verified is `VERIFIED`. A state that only the manifest knows, such as that of a backup
+    half deleted: not whole, so `FAILED`.
+    """
+    if value == "COMPLETED":
+        return BackupState.VERIFIED if info.data.get("is_verified") else BackupState.COMPLETED
     return value if not isinstance(value, str) or value in BackupState.__members__ else BackupState.FAILED
 
 
@@ -234,6 +240,7 @@ class BackupResult(_Outcome):
         backup_id: Its id; where it failed, the one it would have had, if it got that far.
         backup_name: Its name.
         collection_name: The collection.
+        database: The database that it is in.
         storage_type: How it is stored.
         storage_path: Where it is; where it failed, the repository.
         size_bytes: Bytes of its rows in memory (Arrow).
@@ -264,6 +271,7 @@ class BackupResult(_Outcome):
     backup_id: str | None = None
     backup_name: str | None = None
     collection_name: str
+    database: str = "default"
     storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
     storage_path: str | None = None
     size_bytes: int = 0
@@ -284,6 +292,104 @@ class BackupResult(_Outcome):
     def execution_time_seconds(self) -> float:
         """`execution_time_ms` in seconds."""
         return self.execution_time_ms / 1000
+
+
+class BackupSet(Result):
+    """How backing several collections up went. One that failed did not stop the others.
+
+    Attributes:
+        success: Whether all are there, whole.
+        name: The name that the backups share; `None` where each has one of its own.
+        backups: How each went, in the order in which they were made.
+        execution_time_ms: Milliseconds from call to return.
+
+    Example:
+        ```python
+        backups = await manager.create_backups("films, shop.*", name="before the move")
+        for failed in backups.failed:
+            print(failed.database, failed.collection_name, failed.error_message)
+        backups.raise_for_error()
+        ```
+    """
+
+    _derived: ClassVar[tuple[str, ...]] = ("row_count", "size_bytes", "execution_time_seconds")
+    _shown: ClassVar[tuple[str, ...]] = ("success", "name")
+
+    success: bool
+    name: str | None = None
+    backups: list[BackupResult]
+    execution_time_ms: float = 0.0
+
+    @property
+    def succeeded(self) -> list[BackupResult]:
+        """Those that are there, whole."""
+        return [backup for backup in self.backups if backup.success]
+
+    @property
+    def failed(self) -> list[BackupResult]:
+        """Those that are not."""
+        return [backup for backup in self.backups if not backup.success]
+
+    @property
+    def row_count(self) -> int:
+        """Rows in the backups that are there."""
+        return sum(backup.row_count for backup in self.succeeded)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in memory (Arrow) of the rows in the backups that are there."""
+        return sum(backup.size_bytes for backup in self.succeeded)
+
+    @property
+    def execution_time_seconds(self) -> float:
+        """`execution_time_ms` in seconds."""
+        return self.execution_time_ms / 1000
+
+    def raise_for_error(self) -> None:
+        """Raises if one failed.
+
+        Raises:
+            BackupRecoveryError: The error of the one that failed; where several did, a `BackupError` that names them
+                all, and in its `context` what became of each, with the first one's error as its cause.
+        """
+        errors = [(f"{each.database}.{each.collection_name}", each.error) for each in self.failed if each.error]
+        if len(errors) == 1:
+            raise errors[0][1]
+        if errors:
+            reasons = {name: str(error) for name, error in errors}
+            parts = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            message = f"{len(errors)} of {len(self.backups)} collections were not backed up: {parts}"
+            raise BackupError(message, context={"failed": reasons}) from errors[0][1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and derived values as JSON-ready values; each backup as its own `to_dict()`."""
+        return {**super().to_dict(), "backups": [backup.to_dict() for backup in self.backups]}
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.succeeded)} of {len(self.backups)} backed up", f"row_count={self.row_count}"]
+        if self.name is not None:
+            parts.append(f"name={self.name!r}")
+        if self.failed:
+            parts.append(f"failed={[f'{each.database}.{each.collection_name}' for each in self.failed]}")
+        return f"BackupSet({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        header = ("database", "collection", "backup id", "name", "state", "rows", "MiB", "seconds", "error")
+        rows = [
+            (
+                each.database,
+                each.collection_name,
+                each.backup_id,
+                each.backup_name,
+                each.state,
+                each.row_count,
+                each.size_mb,
+                each.execution_time_seconds,
+                each.error_message,
+            )
+            for each in self.backups
+        ]
+        return html_grid(f"{len(self.succeeded)} of {len(self.backups)} collections backed up", header, rows)
 
 
 class RestoreResult(_Outcome):

@@ -26,6 +26,9 @@ use crate::schema::{Collection, Index};
 #[allow(clippy::struct_excessive_bools)] // the seam's names
 pub struct BackupRequest {
     collection_name: String,
+    /// Unset: the connection's.
+    #[serde(default)]
+    database: Option<String>,
     #[serde(default)]
     backup_name: Option<String>,
     #[serde(default)]
@@ -187,7 +190,7 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
         return Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"));
     }
     session.repository()?.store().require_writable("a backup")?;
-    let client = session.client().await?;
+    let client = session.client_in(request.database.as_deref()).await?;
     recover::interrupted_restores(session, &client, None).await?;
     let collection = client.describe(&request.collection_name).await?;
     let wanted = wanted_partitions(&collection, request)?;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 mod agree;
@@ -40,7 +41,7 @@ mod worker;
 
 pub use control::Control;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Retry, ServerConfig};
 use crate::repository::manifest::Manifest;
 use crate::repository::retention::Health;
@@ -128,6 +129,15 @@ impl Session {
         self.client.get_or_try_init(|| Client::connect(config.clone(), self.retry)).await.cloned()
     }
 
+    /// A client that works in this database, or in the connection's own.
+    async fn client_in(&self, database: Option<&str>) -> Result<Client> {
+        let client = self.client().await?;
+        match database {
+            Some(database) => client.in_database(database).await,
+            None => Ok(client),
+        }
+    }
+
     fn repository(&self) -> Result<&Repository> {
         self.repository.as_ref().ok_or_else(|| {
             Error::new(Kind::InvalidArgument, "this needs a repository, and none was given: pass its root")
@@ -160,36 +170,53 @@ impl Session {
     }
 }
 
-/// A manifest as Python's `BackupMetadata` reads it.
-fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &str) -> Value {
-    let mut value = serde_json::to_value(manifest).unwrap_or_default();
-    let verified = verdict::health(verification) == Health::Verified;
-    value["is_verified"] = verified.into();
-    value["verifications"] = Value::Object(verification.map(verdict::by_type).unwrap_or_default());
-    if verified {
-        value["state"] = "VERIFIED".into(); // the manifest itself never changes: that the backup is whole stays true
+/// A manifest as Python's `BackupMetadata` reads it: for it, a completed one that `is_verified` is VERIFIED. The
+/// manifest itself never changes.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+    is_verified: bool,
+    last_verified_at: Option<DateTime<Utc>>,
+    verifications: Map<String, Value>,
+    storage_path: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(manifest: &'a Manifest, verification: Option<&Value>, storage_path: &'a str) -> Self {
+        let is_verified = verdict::health(verification) == Health::Verified;
+        Self {
+            manifest,
+            is_verified,
+            last_verified_at: verification.filter(|_| is_verified).and_then(verdict::verified_at),
+            verifications: verification.map(verdict::by_type).unwrap_or_default(),
+            storage_path,
+        }
     }
-    let at = verification.filter(|_| verified).and_then(verdict::verified_at);
-    value["last_verified_at"] = at.map_or(Value::Null, |at| json!(at));
-    value["storage_path"] = storage_path.into();
-    value
 }
 
-fn listed(entry: &Listed) -> Value {
-    metadata(&entry.manifest, entry.verification.as_ref(), &entry.storage_path)
+fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &str) -> Value {
+    json!(Shown::new(manifest, verification, storage_path))
 }
 
-/// Runs an operation by its name. The names and shapes are those of `python/milvault/_core.pyi`.
+/// Runs an operation by its name; its answer in JSON. The names and shapes are those of `python/milvault/_core.pyi`.
 ///
 /// # Errors
 /// Each operation's own; [`Kind::InvalidArgument`] for a name or a request that is none.
-pub async fn run(session: &Session, operation: &str, request: &str, control: &Control) -> Result<Value> {
+pub async fn run(session: &Session, operation: &str, request: &str, control: &Control) -> Result<String> {
+    match operation {
+        "list" => control.guard(None, list(session, parse(operation, request)?)).await,
+        _ => Ok(run_small(session, operation, request, control).await?.to_string()),
+    }
+}
+
+/// An operation whose answer is small enough to be built as a tree.
+async fn run_small(session: &Session, operation: &str, request: &str, control: &Control) -> Result<Value> {
     match operation {
         "backup" => backup::backup(session, parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,
         "copy" => copy::copy(session, parse(operation, request)?, control).await,
-        "list" => control.guard(None, list(session, parse(operation, request)?)).await,
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
         "prune" => prune::prune(session, parse(operation, request)?, control).await,
         "delete" => delete(session, parse(operation, request)?).await,
@@ -201,8 +228,15 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
             let client = control.guard(None, session.client()).await?;
             Ok(json!({"version": client.version(), "kind": client.kind().name(), "uri": client.label()}))
         }
+        "list_databases" => {
+            let mut names = control.guard(None, async { session.client().await?.databases().await }).await?;
+            names.sort_unstable();
+            Ok(json!(names))
+        }
         "list_collections" => {
-            control.guard(None, async { Ok(json!(session.client().await?.collections().await?)) }).await
+            let within: Within = parse(operation, request)?;
+            let names = async { session.client_in(within.database.as_deref()).await?.collections().await };
+            Ok(json!(control.guard(None, names).await?))
         }
         "has_collection" => {
             let named: Named = parse(operation, request)?;
@@ -232,6 +266,12 @@ struct Named {
 }
 
 #[derive(Deserialize)]
+struct Within {
+    #[serde(default)]
+    database: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Which {
     backup: String,
     #[serde(default)]
@@ -246,9 +286,16 @@ struct Filter {
     database: Option<String>,
 }
 
-async fn list(session: &Session, filter: Filter) -> Result<Value> {
+async fn list(session: &Session, filter: Filter) -> Result<String> {
     let database = filter.database.as_deref().or(session.database());
-    let listing = session.repository()?.list(database, filter.collection_name.as_deref()).await?;
+    // As text at once, by whoever read the manifest: ten thousand trees of values take a while to build, and memory.
+    let shown = |found: Listed| {
+        let text =
+            serde_json::to_string(&Shown::new(&found.manifest, found.verification.as_ref(), &found.storage_path));
+        text.map_err(|error| internal(format!("a manifest cannot be written as JSON: {error}")))
+    };
+    let listing = session.repository()?.list_as(database, filter.collection_name.as_deref(), shown).await?;
+    let backups = listing.backups.into_iter().collect::<Result<Vec<_>>>()?.join(",");
     let damaged = listing.damaged.iter().map(|damaged| {
         json!({
             "backup_id": damaged.backup_id,
@@ -258,10 +305,9 @@ async fn list(session: &Session, filter: Filter) -> Result<Value> {
             "reason": damaged.error.message(),
         })
     });
-    Ok(json!({
-        "backups": listing.backups.iter().map(listed).collect::<Vec<_>>(),
-        "damaged": damaged.collect::<Vec<_>>(),
-    }))
+    let damaged = Value::from_iter(damaged);
+    worker::give_back_memory();
+    Ok(format!(r#"{{"backups":[{backups}],"damaged":{damaged}}}"#))
 }
 
 async fn get(session: &Session, which: Which) -> Result<Value> {

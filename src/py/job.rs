@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use serde_json::{Value, json};
+use pyo3::types::PyString;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::error::{Error, Result, internal};
@@ -32,23 +33,22 @@ impl Shared {
 
     /// Notes the outcome and wakes whoever waits. Never touches Python: a thread of ours that holds the interpreter's
     /// lock while the interpreter goes down brings the process down with it.
-    fn finish(&self, outcome: Result<Value>) {
+    fn finish(&self, outcome: Result<String>) {
         let text = match outcome {
-            Ok(value) => json!({"ok": value}),
-            Err(error) => json!({"error": error, "started": self.control.has_begun()}),
-        }
-        .to_string();
+            Ok(answer) => format!(r#"{{"ok":{answer}}}"#),
+            Err(error) => json!({"error": error, "started": self.control.has_begun()}).to_string(),
+        };
         *self.result() = Some(text);
         self.ended.notify_all();
     }
 }
 
 impl Job {
-    /// Starts `work` on a thread of its own, which drives it; what it spawns runs on the runtime's threads. A panic in it
+    /// Starts `work`, whose answer is JSON, on a thread of its own, which drives it; what it spawns runs on the runtime's threads. A panic in it
     /// is told as an error, not lost.
     pub(super) fn spawn(
         runtime: &Runtime,
-        work: impl AsyncFnOnce(&Control) -> Result<Value> + Send + 'static,
+        work: impl AsyncFnOnce(&Control) -> Result<String> + Send + 'static,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { control: Control::default(), result: Mutex::default(), ended: Condvar::new() });
         let running = Arc::clone(&shared);
@@ -91,7 +91,9 @@ impl Job {
     }
 
     /// The outcome, as JSON.
-    fn result(&self) -> PyResult<String> {
-        self.shared.result().clone().ok_or_else(|| PyRuntimeError::new_err("the job is still running"))
+    fn result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        let result = self.shared.result();
+        let text = result.as_deref().ok_or_else(|| PyRuntimeError::new_err("the job is still running"))?;
+        Ok(PyString::new(py, text))
     }
 }

@@ -53,7 +53,7 @@ impl Session {
         let job = Job::spawn(runtime, async move |control| match opened.as_deref() {
             Some(Ok(session)) => {
                 let backup = jobs::open::open(session, &request, control).await?;
-                let description = backup.description().clone();
+                let description = backup.description().to_string();
                 *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(backup));
                 Ok(description)
             }

@@ -20,8 +20,8 @@ use crate::error::{Error, Result, internal};
 
 use super::attempt::{Attempt, Inner};
 use super::catalog::Repository;
-use super::look::{Found, look, path_in};
 use super::integrity::{OnBytes, hash_file};
+use super::look::{Found, look, path_in};
 use super::manifest::State;
 use super::names::{BackupId, RelativePath};
 use super::store::Store;

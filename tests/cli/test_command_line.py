@@ -15,7 +15,7 @@ import pytest
 from tests.backup_files import data_files, leftovers
 from tests.recipes import count, create, create_large, expected, partitioned, plain, read_all
 
-DONE, FAILED, USAGE, NOT_FOUND, LOCKED, CORRUPT, INTERRUPTED = 0, 1, 2, 10, 11, 12, 130
+DONE, FAILED, USAGE, PARTLY_DONE, NOT_FOUND, LOCKED, CORRUPT, INTERRUPTED = 0, 1, 2, 3, 10, 11, 12, 130
 
 
 def command(*arguments: str) -> list[str]:
@@ -86,12 +86,34 @@ def test_no_such_backup_exits_with_10(milvault, arguments):
     assert milvault(*arguments, "--json", exits=NOT_FOUND)["error"]["type"] == "BackupNotFoundError"
 
 
+def test_several_collections_in_one_command(milvault, lite_tcp, name, root):
+    others = [f"{name}_{number}" for number in range(2)]
+    for collection in (name, *others):
+        create(lite_tcp.client, collection, plain(3))
+    made = milvault("create", name, "--filter", f"default.{others[0]},{others[1]}", "--name", "all", "--json")
+    assert (made["success"], made["name"], made["row_count"]) == (True, "all", 9)
+    assert [backup["collection_name"] for backup in made["backups"]] == [name, *others]
+    every = milvault("create")
+    assert all(f"3 rows of {collection} " in every.stdout for collection in (name, *others))
+    partly = milvault("create", name, "nowhere", "--json", exits=PARTLY_DONE)
+    assert [backup["success"] for backup in partly["backups"]] == [True, False]
+    assert partly["backups"][1]["error"]["type"] == "CollectionNotFoundError"
+    told = milvault("create", "nowhere", others[0], exits=PARTLY_DONE)
+    assert f"3 rows of {others[0]} " in told.stdout
+    assert "the backup of nowhere failed" in told.stderr
+    milvault("create", "nowhere", "no.where", exits=FAILED)
+    assert "has no database 'nodb'" in milvault("create", "nodb.*", exits=USAGE).stderr
+    assert leftovers(root) == []
+
+
 def test_a_missing_collection_exits_with_1_and_names_it(milvault):
     assert "nowhere" in milvault("create", "nowhere", exits=FAILED).stderr
     assert milvault("create", "nowhere", "--json", exits=FAILED)["error"]["type"] == "CollectionNotFoundError"
 
 
-@pytest.mark.parametrize("arguments", [["create"], ["create", "x", "--level", "99"], ["frobnicate"], ["list", "--odd"]])
+@pytest.mark.parametrize(
+    "arguments", [["create", "x.y.z"], ["create", "x", "--level", "99"], ["nonsense"], ["list", "--x"]]
+)
 def test_wrong_usage_exits_with_2(milvault, arguments):
     milvault(*arguments, exits=USAGE)
 

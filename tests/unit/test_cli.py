@@ -155,7 +155,9 @@ def test_a_deep_verification_is_asked_for_with_a_server(milvault, core):
     "arguments",
     [
         ("nonsense",),
-        ("create",),
+        ("create", "a*"),
+        ("create", "a", "b.c.d"),
+        ("create", "--filter", "a,,b"),
         ("create", "a", "--level", "high"),
         ("create", "a", "--level", "10"),
         ("create", "a", "--checksum", "CRC32"),

@@ -54,6 +54,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
     unset = core.request
     assert unset == {
         "collection_name": "articles",
+        "database": None,
         "backup_name": None,
         "backup_type": "FULL_COLLECTION",
         "partition_names": [],
