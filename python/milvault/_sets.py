@@ -68,6 +68,7 @@ async def matching(engine: Engine, patterns: Iterable[Pattern] | None) -> list[t
         CollectionNotFoundError: A database has no collection.
         BackupRecoveryError: There is no such database, or the server cannot be reached.
     """
+    (await engine.run("server_info", {})).unwrap()  # one that is down is told once, not for each collection
     found: dict[tuple[str, str], None] = {}
     if patterns is None:
         databases: list[str] = (await engine.run("list_databases", {})).unwrap()

@@ -13,6 +13,7 @@ from milvault import (
     BackupError,
     BackupManager,
     BackupParams,
+    BackupRecoveryError,
     BackupSet,
     BackupState,
     CollectionNotFoundError,
@@ -147,6 +148,12 @@ async def test_a_filter_that_means_nothing_is_refused(lite, connect):
         with pytest.raises(InvalidArgumentError, match="two names"):
             await manager.create_backups("a", "one", BackupParams(backup_name="other"))
     lite.client.drop_collection("mv_0123abcd")
+
+
+async def test_a_server_that_is_down_is_told_once(connect):
+    async with connect("http://127.0.0.1:9", max_retries=0) as manager:
+        with pytest.raises(BackupRecoveryError, match=r"127\.0\.0\.1:9"):
+            await manager.create_backups(["a", "b"])
 
 
 @pytest.mark.parametrize("wrong", ["", "a,,b", ".a", "a.", "a.b.c", "a*", "*.a", "*.*", "a.b*", []])

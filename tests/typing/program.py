@@ -20,6 +20,7 @@ from milvault import (
     BackupRecoveryConfig,
     BackupRecoveryError,
     BackupResult,
+    BackupSet,
     BackupState,
     BackupStorageType,
     BackupType,
@@ -93,6 +94,13 @@ async def bring_back(manager: BackupManager, backup_id: str) -> int:
     )
     result: RestoreResult = await manager.restore_backup(backup_id, "articles", params, progress=tell)
     return result.rows_restored
+
+
+async def several(manager: BackupManager) -> int:
+    backups: BackupSet = await manager.create_backups(["articles", "shop.*"], name="nightly")
+    backups.raise_for_error()
+    failed: list[str] = [each.collection_name for each in backups.failed]
+    return backups.row_count + len(failed)
 
 
 async def watch(manager: BackupManager) -> None:
