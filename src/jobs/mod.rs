@@ -305,7 +305,7 @@ async fn list(session: &Session, filter: Filter) -> Result<String> {
             "reason": damaged.error.message(),
         })
     });
-    let damaged = Value::from_iter(damaged);
+    let damaged: Value = damaged.collect();
     worker::give_back_memory();
     Ok(format!(r#"{{"backups":[{backups}],"damaged":{damaged}}}"#))
 }
