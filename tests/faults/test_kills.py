@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymilvus import MilvusClient
 
 from milvault import BackupManager, BackupParams, RestoreParams
 from tests.backup_files import leftovers
-from tests.conftest import SOAK, STAGING
+from tests.conftest import SOAK, STAGING, client_of
 from tests.faults.processes import run_child
 from tests.recipes import Recipe, create, expected, plain, read_all
 
@@ -95,7 +94,7 @@ class Scene:
     def __init__(self, uri: str, place: Disk | Bucket, copies: Path, name: str, rows: int) -> None:
         self.uri, self.place, self.name, self.copies = uri, place, name, copies
         self.target = f"{name}_target"
-        self.client = MilvusClient(uri)
+        self.client = client_of(uri)
         self.source = plain(rows, dim=32)
         self.states = {"old": plain(rows, dim=32, start=10**6), "new": self.source}
         self.backups: dict[str, str] = {}
