@@ -161,7 +161,13 @@ class Scene:
         if operation == "prune":
             for _ in range(3):
                 await self.manager.create_backup(self.name)
-            job["policy"] = {"retention_count": 1, "retention_days": 0, "retention_tags": ["base"]}
+            # Two of the three go.
+            job["policy"] = {
+                "retention_count": 1,
+                "retention_days": 0,
+                "min_backups_to_keep": 1,
+                "retention_tags": ["base"],
+            }
         self.dead_collection = job["collection"]
         self.job = job
         code, said = run_child(job)
