@@ -134,11 +134,10 @@ impl Local {
         if !matches!(result, Ok(true)) {
             let _ = fs::remove_file(&unfinished);
         }
-        if result? {
-            sync_folder(folder)?;
-            Ok(true)
-        } else {
-            Ok(false)
+        match result.and_then(|done| if done { sync_folder(folder).map(|()| true) } else { Ok(false) }) {
+            // Deletions do not wait for each other: the file was there a moment ago, and its folder is gone.
+            Err(error) if error.kind() == ErrorKind::NotFound && matches!(mode, Mode::Replace(_)) => Ok(false),
+            outcome => outcome,
         }
     }
 

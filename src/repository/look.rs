@@ -47,6 +47,11 @@ pub(super) enum Depth {
 }
 
 impl Place {
+    /// A backup's folder that was not looked at.
+    pub(super) fn at(folder: &str, id: &BackupId) -> Self {
+        Self { folder: folder.to_owned(), id: id.clone(), found: Found::Nothing, verification: None }
+    }
+
     /// The backup's folder, below the root.
     pub(super) fn path(&self) -> String {
         format!("{}/{}", self.folder, self.id)

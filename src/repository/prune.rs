@@ -160,8 +160,7 @@ impl Repository {
     /// Deletes a backup that goes; `false` where it has gone already.
     /// [`crate::error::Kind::InProgress`] where it is being read by now.
     pub async fn remove(&self, doomed: &Doomed) -> Result<bool> {
-        let place =
-            Place { folder: doomed.folder.clone(), id: doomed.id.clone(), found: Found::Nothing, verification: None };
+        let place = Place::at(&doomed.folder, &doomed.id);
         match look(&self.store, &place.folder, &place.id).await? {
             Found::Nothing => Ok(false),
             Found::Manifest(manifest, _) if manifest.state == State::Failed => Ok(false),

@@ -9,7 +9,7 @@ use chrono::Utc;
 use crate::error::Kind;
 
 use super::holder::tests::{ended_process, record};
-use super::look::{Found, Place};
+use super::look::{Found, Place, look};
 use super::retention::Policy;
 use super::testing::{Site, make, names, on, path, request, write_files};
 use super::{Backup, Repository, State};
@@ -117,14 +117,13 @@ async fn a_reader_who_comes_while_the_backup_is_marked_is_seen_and_the_backup_st
     for site in Site::each() {
         for _ in 0..20 {
             let backup = make(&site.repository, "wanted").await;
-            let place = Place {
-                folder: "films".to_owned(),
-                id: backup.id().clone(),
-                found: Found::Nothing,
-                verification: None,
-            };
-            let (deleted, reading) =
-                tokio::join!(site.repository.delete_place(&place), site.repository.mark_reading(&backup));
+            let place = Place::at("films", backup.id());
+            let (deleted, reading, swept) = tokio::join!(
+                site.repository.delete_place(&place),
+                site.repository.mark_reading(&backup),
+                site.repository.sweep("default", "films"),
+            );
+            swept.unwrap();
             match (deleted, reading) {
                 (Ok(()), Err(error)) => assert_eq!(error.kind(), Kind::BackupNotFound),
                 (Err(error), Ok(Some(reading))) => {
@@ -143,6 +142,32 @@ async fn a_reader_who_comes_while_the_backup_is_marked_is_seen_and_the_backup_st
                 (_, Ok(None)) => panic!("this repository can be written to"),
             }
             assert!(site.everything().await.is_empty(), "{:?}", site.everything().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_finishes_a_deletion_but_none_that_was_taken_back() {
+    for site in Site::each() {
+        for taken_back in [true, false] {
+            let (store, backup) = (&site.repository.store, make(&site.repository, "wanted").await);
+            let (place, file) =
+                (Place::at("films", backup.id()), path(&format!("films/{}/metadata.json", backup.id())));
+            let Found::Manifest(manifest, version) = look(store, "films", backup.id()).await.unwrap() else { panic!() };
+            let mut marked = manifest.clone();
+            marked.state = State::Deleting;
+            let marked_version = store.replace_if(&file, &version, marked.to_bytes().unwrap().into()).await.unwrap();
+            let seen = marked_version.unwrap();
+            if taken_back {
+                let back = store.replace_if(&file, &seen, manifest.to_bytes().unwrap().into()).await.unwrap();
+                assert!(back.is_some());
+            }
+            site.repository.finish_begun(&place, &marked, &seen).await.unwrap();
+            if taken_back {
+                assert!(backup.check_files(false, &|_| {}).await.unwrap().is_whole());
+                site.repository.delete_place(&place).await.unwrap();
+            }
+            assert_eq!(store.list("films").await.unwrap(), []);
         }
     }
 }

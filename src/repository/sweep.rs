@@ -9,8 +9,9 @@
 //! - not proven (another host's run, or no lease at all): it stays for a day, which no writer outlives, and goes with
 //!   a later sweep.
 //!
-//! A deletion marks the manifest DELETING, deletes the files, and the manifest last. Interrupted, it is finished by the
-//! next deletion of the same backup or the next sweep.
+//! A deletion marks the manifest DELETING, deletes the files, and the manifest last. Where it then sees a reader, it takes
+//! the mark back. Interrupted, it is finished by the next deletion of the same backup or the next sweep, which first seal
+//! the mark, so that it cannot be taken back under their hands.
 
 use chrono::{TimeDelta, Utc};
 
@@ -71,8 +72,10 @@ impl Repository {
             && let Err(error) = self.refuse_while_read(place).await
         {
             let path = path_in(&place.folder, &place.id, manifest::FILE)?;
-            self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?;
-            return Err(error);
+            if self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?.is_some() {
+                return Err(error);
+            }
+            // The reader had left, and a sweep has sealed the deletion.
         }
         finish_deletion(&self.store, &place.folder, &place.id).await?;
         self.store.remove_empty_folders(&format!("{}/{READERS}", place.folder)).await?;
@@ -109,7 +112,11 @@ impl Repository {
         for _ in 0..5 {
             match look(&self.store, &place.folder, &place.id).await? {
                 Found::Nothing => return Ok(None),
-                Found::Manifest(manifest, _) if manifest.state == State::Deleting => return Ok(None),
+                Found::Manifest(manifest, version) if manifest.state == State::Deleting => {
+                    if self.seal(place, &manifest, &version).await? {
+                        return Ok(None);
+                    }
+                }
                 Found::Manifest(manifest, version) => {
                     let mut marked = manifest.clone();
                     marked.state = State::Deleting;
@@ -126,6 +133,27 @@ impl Repository {
         Err(Error::new(Kind::InProgress, format!("backup {} is being changed by someone else; try again", place.id))
             .with("progress_percentage", serde_json::Value::Null)
             .temporary())
+    }
+
+    /// Finishes a deletion that somebody began. A backup that is being read is left alone, and so is one whose mark has
+    /// been taken back since it was seen: a deletion that meets a reader does so.
+    pub(super) async fn finish_begun(&self, place: &Place, manifest: &Manifest, version: &Version) -> Result<()> {
+        match self.refuse_while_read(place).await {
+            Err(error) if error.kind() == Kind::InProgress => return Ok(()),
+            outcome => outcome?,
+        }
+        if self.seal(place, manifest, version).await? {
+            finish_deletion(&self.store, &place.folder, &place.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nobody takes the mark of a deletion back any more; `false` where somebody has.
+    async fn seal(&self, place: &Place, marked: &Manifest, version: &Version) -> Result<bool> {
+        let mut sealed = marked.clone();
+        sealed.error_message = Some("its deletion is being finished".to_owned());
+        let path = path_in(&place.folder, &place.id, manifest::FILE)?;
+        Ok(self.store.replace_if(&path, version, sealed.to_bytes()?.into()).await?.is_some())
     }
 
     /// Dead runs that the next backup may go on with: only a backup of the collection clears them away. That they are
@@ -161,8 +189,8 @@ impl Repository {
         let mut complete = Vec::new();
         for Place { id, found, .. } in self.places(Some(database), Some(collection)).await? {
             match found {
-                Found::Manifest(manifest, _) if manifest.state == State::Completed || !spared.contains(&id) => {
-                    self.sweep_found(folder, &id, &manifest, &dead).await?;
+                Found::Manifest(manifest, version) if manifest.state == State::Completed || !spared.contains(&id) => {
+                    self.sweep_found(folder, &id, (&manifest, &version), &dead).await?;
                     if manifest.state == State::Completed {
                         complete.push((id, manifest.backup_name));
                     }
@@ -183,10 +211,16 @@ impl Repository {
         Ok(complete)
     }
 
-    async fn sweep_found(&self, folder: &str, id: &BackupId, manifest: &Manifest, dead: &[BackupId]) -> Result<()> {
+    async fn sweep_found(
+        &self,
+        folder: &str,
+        id: &BackupId,
+        (manifest, version): (&Manifest, &Version),
+        dead: &[BackupId],
+    ) -> Result<()> {
         match manifest.state {
             State::Completed => self.store.delete_unfinished(&format!("{folder}/{id}")).await,
-            State::Deleting => finish_deletion(&self.store, folder, id).await,
+            State::Deleting => self.finish_begun(&Place::at(folder, id), manifest, version).await,
             State::Failed => {
                 let age = Utc::now() - manifest.completed_at.unwrap_or(manifest.created_at);
                 if dead.contains(id) || age > TimeDelta::hours(TOMBSTONE_HOURS) {
@@ -212,7 +246,7 @@ impl Repository {
         }
         // Somebody was faster: the writer, who lives after all, or another sweeper.
         match look(&self.store, folder, id).await? {
-            Found::Manifest(manifest, _) => self.sweep_found(folder, id, &manifest, dead).await,
+            Found::Manifest(manifest, version) => self.sweep_found(folder, id, (&manifest, &version), dead).await,
             Found::Nothing | Found::Damaged(_) => Ok(()),
         }
     }
