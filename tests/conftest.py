@@ -111,7 +111,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return f"{words}_{hashlib.md5(request.node.nodeid.encode()).hexdigest()[:8]}"
 
 
-def client_of(uri: str) -> MilvusClient:
+def client_of(uri: str, db_name: str = "default") -> MilvusClient:
     """pymilvus's client without its pings every ten seconds.
 
     gRPC's server in Python, which Milvus Lite has, ends a connection for "too many pings", and with it whatever call
@@ -120,9 +120,9 @@ def client_of(uri: str) -> MilvusClient:
     quiet = {"grpc.keepalive_time_ms": 7_200_000, "grpc.keepalive_permit_without_calls": False}
     for _ in range(4):
         with contextlib.suppress(grpc.RpcError, MilvusException):
-            return MilvusClient(uri, grpc_options=quiet)
+            return MilvusClient(uri, db_name=db_name, grpc_options=quiet)
         time.sleep(1)
-    return MilvusClient(uri, grpc_options=quiet)
+    return MilvusClient(uri, db_name=db_name, grpc_options=quiet)
 
 
 def _on(uri: str, kind: str) -> Iterator[Milvus]:

@@ -22,6 +22,7 @@ from milvault import (
     RestoreParams,
     SchemaIncompatibleError,
 )
+from tests.conftest import client_of
 from tests.recipes import Row, simple
 from tests.server.kind import FLAT, Facts, Kind
 
@@ -48,7 +49,7 @@ class Place:
 
     def client(self, database: str = "default") -> MilvusClient:
         """pymilvus on one of its databases."""
-        return MilvusClient(self.uri, db_name=database)
+        return client_of(self.uri, database)
 
     def manager(self, database: str) -> BackupManager:
         """Milvault on one of its databases."""
@@ -284,6 +285,8 @@ async def try_kind(kind: Kind, source: Place, other: Place | None) -> tuple[Outc
         return Outcome(UNTRIED), Outcome(NOTHING)
     digest = hashlib.md5(f"{kind.group}{kind.label}".encode()).hexdigest()[:10]
     name, database = f"kind_{digest}", f"base_{digest}" if kind.database else "default"
+    for place in filter(None, (source, other)):  # what a run left that failed in the middle
+        await asyncio.to_thread(_drop, place, kind, name, database)
     failed = await asyncio.to_thread(prepare, source, kind, name, database)
     if failed is not None:
         await asyncio.to_thread(_drop, source, kind, name, database)
