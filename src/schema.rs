@@ -17,6 +17,8 @@ pub const FIELD_ID_KEY: &str = "PARQUET:field_id";
 pub const JSON_EXTENSION: &str = "arrow.json";
 /// The name of the dynamic field, which Milvus adds where `enable_dynamic_field` is on.
 pub const DYNAMIC_FIELD: &str = "$meta";
+/// Milvus numbers users' fields from here; Milvus Lite tells no ids, so its fields are numbered the same way.
+pub const FIRST_FIELD_ID: i64 = 100;
 
 /// A field's type. Numbers are those of Milvus's protocol (`schema.DataType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -264,6 +266,27 @@ impl CollectionSchema {
 }
 
 impl Field {
+    /// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
+    #[must_use]
+    pub fn dynamic_after(fields: &[Self]) -> Self {
+        Self {
+            id: fields.iter().map(|field| field.id.saturating_add(1)).max().unwrap_or(FIRST_FIELD_ID),
+            name: DYNAMIC_FIELD.to_owned(),
+            description: String::new(),
+            data_type: DataType::Json,
+            element_type: None,
+            primary_key: false,
+            auto_id: false,
+            partition_key: false,
+            clustering_key: false,
+            nullable: false,
+            dynamic: true,
+            function_output: false,
+            default_value: None,
+            params: BTreeMap::new(),
+        }
+    }
+
     /// The vector's dimension.
     ///
     /// # Errors

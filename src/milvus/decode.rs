@@ -13,11 +13,12 @@ use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, NullBuffer, OffsetBuf
 use arrow_schema::{DataType as ArrowType, Field as ArrowField, FieldRef};
 use bytes::Bytes;
 
-use super::proto;
-use super::proto::field_data::Field as Payload;
-use super::proto::scalar_field::Data as Scalars;
-use super::proto::vector_field::Data as Vectors;
 use crate::error::{Error, Kind, Result};
+use crate::proto;
+use crate::proto::elements::{Elements, narrow};
+use crate::proto::field_data::Field as Payload;
+use crate::proto::scalar_field::Data as Scalars;
+use crate::proto::vector_field::Data as Vectors;
 use crate::schema::{DataType, Field};
 
 /// The column of `field` with `rows` rows.
@@ -310,76 +311,5 @@ impl Places {
         }
         let mut next = values.into_iter();
         (0..rows).map(|row| if self.has(row) { next.next().unwrap_or_default() } else { T::default() }).collect()
-    }
-}
-
-fn narrow<T: arrow_array::ArrowPrimitiveType>(wide: &[i32]) -> Option<Vec<T::Native>>
-where
-    T::Native: TryFrom<i32>,
-{
-    wide.iter().map(|value| T::Native::try_from(*value).ok()).collect()
-}
-
-/// The elements of many arrays end to end, and each array's length.
-struct Elements {
-    values: ArrayRef,
-    lengths: Vec<usize>,
-}
-
-impl Elements {
-    fn gather(element: Option<DataType>, rows: Vec<proto::ScalarField>) -> Option<Self> {
-        let mut lengths = Vec::with_capacity(rows.len());
-        macro_rules! collect {
-            ($variant:ident) => {{
-                let mut all = Vec::new();
-                for row in rows {
-                    match row.data {
-                        Some(Scalars::$variant(array)) => {
-                            lengths.push(array.data.len());
-                            all.extend(array.data);
-                        }
-                        None => lengths.push(0),
-                        _ => return None,
-                    }
-                }
-                all
-            }};
-        }
-        macro_rules! numbers {
-            ($variant:ident, $number:ty) => {{
-                let mut all: Vec<$number> = Vec::new();
-                for row in rows {
-                    match row.data {
-                        Some(Scalars::$variant(array)) => {
-                            let (values, rest) = array.data.as_chunks::<{ size_of::<$number>() }>();
-                            if !rest.is_empty() {
-                                return None;
-                            }
-                            lengths.push(values.len());
-                            all.extend(values.iter().map(|bytes| <$number>::from_le_bytes(*bytes)));
-                        }
-                        None => lengths.push(0),
-                        _ => return None,
-                    }
-                }
-                all
-            }};
-        }
-        let values: ArrayRef = match element? {
-            DataType::Bool => Arc::new(BooleanArray::from(collect!(BoolData))),
-            DataType::Int8 => {
-                Arc::new(PrimitiveArray::<Int8Type>::new(narrow::<Int8Type>(&collect!(IntData))?.into(), None))
-            }
-            DataType::Int16 => {
-                Arc::new(PrimitiveArray::<Int16Type>::new(narrow::<Int16Type>(&collect!(IntData))?.into(), None))
-            }
-            DataType::Int32 => Arc::new(Int32Array::from(collect!(IntData))),
-            DataType::Int64 => Arc::new(Int64Array::from(collect!(LongData))),
-            DataType::Float => Arc::new(Float32Array::from(numbers!(FloatData, f32))),
-            DataType::Double => Arc::new(Float64Array::from(numbers!(DoubleData, f64))),
-            DataType::Varchar => Arc::new(StringArray::from(collect!(StringData))),
-            _ => return None,
-        };
-        Some(Self { values, lengths })
     }
 }

@@ -3,12 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::client::ServerKind;
-use super::proto;
 use crate::error::{Error, Kind, Result};
-use crate::schema::{Collection, CollectionSchema, DYNAMIC_FIELD, DataType, DefaultValue, Field, Function, Index};
-
-/// Milvus numbers users' fields from here; Milvus Lite tells no ids, so its fields are numbered the same way.
-const FIRST_FIELD_ID: i64 = 100;
+use crate::proto::{self, read_default, write_default};
+use crate::schema::{Collection, CollectionSchema, DataType, Field, Function, Index};
 
 /// Reads a description. Partitions and aliases are the caller's to add where the answer lacks them.
 pub(super) fn collection(database: &str, answer: proto::DescribeCollectionResponse, name: &str) -> Result<Collection> {
@@ -27,7 +24,7 @@ pub(super) fn collection(database: &str, answer: proto::DescribeCollectionRespon
         fields.push(read_field(name, position, field, &outputs)?);
     }
     if wire.enable_dynamic_field && !fields.iter().any(|field| field.dynamic) {
-        fields.push(dynamic_field(&fields));
+        fields.push(Field::dynamic_after(&fields));
     }
     Ok(Collection {
         name: name.to_owned(),
@@ -64,7 +61,11 @@ fn read_field(collection: &str, position: usize, wire: proto::FieldSchema, outpu
         DataType::Array => Some(DataType::from_number(wire.element_type).ok_or_else(|| unknown(wire.element_type))?),
         _ => None,
     };
-    let id = if wire.field_id > 0 { wire.field_id } else { FIRST_FIELD_ID + i64::try_from(position).unwrap_or(0) };
+    let id = if wire.field_id > 0 {
+        wire.field_id
+    } else {
+        crate::schema::FIRST_FIELD_ID + i64::try_from(position).unwrap_or(0)
+    };
     Ok(Field {
         id,
         function_output: wire.is_function_output || outputs.contains(&wire.name),
@@ -81,55 +82,6 @@ fn read_field(collection: &str, position: usize, wire: proto::FieldSchema, outpu
         default_value: wire.default_value.and_then(read_default),
         params: pairs(wire.type_params),
     })
-}
-
-/// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
-fn dynamic_field(fields: &[Field]) -> Field {
-    Field {
-        id: fields.iter().map(|field| field.id.saturating_add(1)).max().unwrap_or(FIRST_FIELD_ID),
-        name: DYNAMIC_FIELD.to_owned(),
-        description: String::new(),
-        data_type: DataType::Json,
-        element_type: None,
-        primary_key: false,
-        auto_id: false,
-        partition_key: false,
-        clustering_key: false,
-        nullable: false,
-        dynamic: true,
-        function_output: false,
-        default_value: None,
-        params: BTreeMap::new(),
-    }
-}
-
-fn read_default(wire: proto::ValueField) -> Option<DefaultValue> {
-    use proto::value_field::Data;
-    Some(match wire.data? {
-        Data::BoolData(value) => DefaultValue::Bool(value),
-        Data::IntData(value) => DefaultValue::Int(value),
-        Data::LongData(value) => DefaultValue::Long(value),
-        Data::FloatData(value) => DefaultValue::FloatBits(value.to_bits()),
-        Data::DoubleData(value) => DefaultValue::DoubleBits(value.to_bits()),
-        Data::StringData(value) => DefaultValue::String(value),
-        Data::BytesData(value) => DefaultValue::Bytes(value.to_vec()),
-        Data::TimestamptzData(value) => DefaultValue::Timestamptz(value),
-    })
-}
-
-fn write_default(value: &DefaultValue) -> proto::ValueField {
-    use proto::value_field::Data;
-    let data = match value {
-        DefaultValue::Bool(value) => Data::BoolData(*value),
-        DefaultValue::Int(value) => Data::IntData(*value),
-        DefaultValue::Long(value) => Data::LongData(*value),
-        DefaultValue::FloatBits(bits) => Data::FloatData(f32::from_bits(*bits)),
-        DefaultValue::DoubleBits(bits) => Data::DoubleData(f64::from_bits(*bits)),
-        DefaultValue::String(value) => Data::StringData(value.clone()),
-        DefaultValue::Bytes(value) => Data::BytesData(value.clone().into()),
-        DefaultValue::Timestamptz(value) => Data::TimestamptzData(*value),
-    };
-    proto::ValueField { data: Some(data) }
 }
 
 fn read_function(wire: proto::FunctionSchema) -> Function {

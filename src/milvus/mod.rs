@@ -26,8 +26,4 @@ pub use key::{Key, KeyRange};
 pub use scan::{ScanRequest, Scanner, split};
 pub use write::{InsertRequest, Inserter};
 
-/// What protobuf's compiler made of `proto/milvus.proto`; seen in this module alone.
-#[allow(clippy::all, clippy::pedantic, missing_docs)]
-mod proto {
-    tonic::include_proto!("milvus.proto.milvus");
-}
+use crate::proto;

@@ -1,0 +1,3 @@
+//! Milvus's own files without a server.
+pub mod description;
+pub mod metadata;
