@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::digest::SetDigest;
 
 mod blocks;
-mod pages;
+pub(crate) mod pages;
 mod reader;
 mod source;
 mod statistics;

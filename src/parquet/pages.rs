@@ -10,6 +10,8 @@ use super::source::Source;
 
 /// No page is larger unpacked. The writer's pages end near 1 MiB; a single row group has about 16 MiB of rows.
 const PAGE_CEILING: u64 = 512 << 20;
+/// How long a page header may be where pages are found one after another: statistics of vectors are in it.
+const CHAINED_HEADER: u64 = 1 << 20;
 /// Enough for the three numbers that a page header begins with.
 const HEADER_START: u64 = 32;
 
@@ -42,6 +44,91 @@ pub(super) fn check(
         }
     }
     Ok(())
+}
+
+/// Checks the pages of a column chunk that has no offset index, one after another: each says how long it is.
+///
+/// # Errors
+/// What is wrong, for a person.
+pub(crate) fn check_chain(source: &Source, start: u64, end: u64) -> Result<(), String> {
+    let mut at = start;
+    while at < end {
+        let bytes = source.read_up_to(at, CHAINED_HEADER.min(end - at)).map_err(|error| error.to_string())?;
+        let header = page_header(&bytes).ok_or_else(|| format!("no page begins at byte {at}"))?;
+        if header.unpacked > PAGE_CEILING {
+            return Err(format!("the page at byte {at} claims {} bytes", header.unpacked));
+        }
+        at = at.saturating_add(header.length).saturating_add(header.packed);
+    }
+    if at == end { Ok(()) } else { Err(format!("the page before byte {at} reaches beyond its column's end")) }
+}
+
+/// A page header's own length, and its page's, packed and unpacked.
+struct PageHeader {
+    length: u64,
+    packed: u64,
+    unpacked: u64,
+}
+
+/// Reads a page header, whatever it holds besides: statistics of any length that fits into what is given.
+fn page_header(bytes: &[u8]) -> Option<PageHeader> {
+    let size = |rest: &[u8]| {
+        let (zigzag, rest) = varint(rest.strip_prefix(&[0x15])?)?;
+        Some((zigzag, rest.len()))
+    };
+    let (_, left) = size(bytes)?;
+    let (unpacked, left) = size(&bytes[bytes.len() - left..])?;
+    let (packed, _) = size(&bytes[bytes.len() - left..])?;
+    let rest = skip_struct(bytes, 0)?;
+    let even = |zigzag: u64| (zigzag & 1 == 0).then_some(zigzag >> 1);
+    Some(PageHeader { length: (bytes.len() - rest.len()) as u64, packed: even(packed)?, unpacked: even(unpacked)? })
+}
+
+/// What follows a struct of Thrift's compact protocol.
+fn skip_struct(mut bytes: &[u8], depth: u32) -> Option<&[u8]> {
+    if depth > 8 {
+        return None;
+    }
+    loop {
+        let (&head, rest) = bytes.split_first()?;
+        if head == 0 {
+            return Some(rest);
+        }
+        // The upper half is how much higher the field's number is than the last one's; without it the number follows.
+        let rest = if head >> 4 == 0 { varint(rest)?.1 } else { rest };
+        bytes = skip_value(head & 0x0f, rest, depth)?;
+    }
+}
+
+fn skip_value(kind: u8, bytes: &[u8], depth: u32) -> Option<&[u8]> {
+    match kind {
+        1 | 2 => Some(bytes),
+        3 => bytes.get(1..),
+        4..=6 => varint_long(bytes),
+        7 => bytes.get(8..),
+        8 => {
+            let (length, rest) = varint(bytes)?;
+            rest.get(usize::try_from(length).ok()?..)
+        }
+        9 | 10 => {
+            let (&head, mut rest) = bytes.split_first()?;
+            let mut count = u64::from(head >> 4);
+            if count == 15 {
+                (count, rest) = varint(rest)?;
+            }
+            for _ in 0..count {
+                rest = skip_value(head & 0x0f, rest, depth + 1)?;
+            }
+            Some(rest)
+        }
+        12 => skip_struct(bytes, depth + 1),
+        _ => None,
+    }
+}
+
+fn varint_long(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().take(10).position(|byte| byte & 0x80 == 0)?;
+    bytes.get(end + 1..)
 }
 
 /// `uncompressed_page_size` of a page header in Thrift's compact protocol: field 2, an i32, after field 1, the page type.

@@ -11,9 +11,14 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::windows::Windows;
 
-/// The bytes of a chunk file. Copies read independently: no cursor is shared, unlike in copies of a [`File`].
+/// The bytes of a file, or of a part of one. Copies read independently: no cursor is shared, unlike in copies of a [`File`].
 #[derive(Clone)]
-pub struct Source(Arc<Inner>);
+pub struct Source {
+    inner: Arc<Inner>,
+    /// Where the part begins in the file, and how long it is.
+    start: u64,
+    length: u64,
+}
 
 struct Inner {
     kind: SourceKind,
@@ -45,7 +50,14 @@ impl From<File> for Source {
 
 impl Source {
     fn new(length: u64, kind: SourceKind, failure: Option<String>) -> Self {
-        Self(Arc::new(Inner { kind, length, failure: Mutex::new(failure) }))
+        Self { inner: Arc::new(Inner { kind, length, failure: Mutex::new(failure) }), start: 0, length }
+    }
+
+    /// A part of it, as a file of its own; `None` where it reaches beyond the end.
+    #[must_use]
+    pub fn part(&self, range: Range<u64>) -> Option<Self> {
+        let length = range.end.checked_sub(range.start)?;
+        (range.end <= self.length).then(|| Self { start: self.start + range.start, length, ..self.clone() })
     }
 
     /// A file of `length` bytes that `fetch` gets ranges of. It may block; its errors are the storage's, not the content's.
@@ -55,31 +67,32 @@ impl Source {
 
     /// Says that this range is about to be read; one that is not within the file is passed over.
     pub(super) fn ahead(&self, range: Range<u64>) -> io::Result<()> {
-        match &self.0.kind {
-            SourceKind::Elsewhere(windows) if range.end <= self.0.length => {
-                windows.ahead(range).inspect_err(|error| self.failed(error))
+        match &self.inner.kind {
+            SourceKind::Elsewhere(windows) if range.end <= self.length => {
+                windows.ahead(self.start + range.start..self.start + range.end).inspect_err(|error| self.failed(error))
             }
             _ => Ok(()),
         }
     }
 
     fn failed(&self, error: &io::Error) {
-        let mut failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert_with(|| error.to_string());
     }
 
     /// What the storage said, where it failed: then the content is not to blame for what could not be read.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.inner.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Up to `length` bytes from `start`, fewer at the end.
-    pub(super) fn read_up_to(&self, start: u64, length: u64) -> io::Result<Bytes> {
-        let length = length.min(self.0.length.saturating_sub(start));
-        match &self.0.kind {
+    pub(crate) fn read_up_to(&self, start: u64, length: u64) -> io::Result<Bytes> {
+        let length = length.min(self.length.saturating_sub(start));
+        let start = self.start + start.min(self.length);
+        match &self.inner.kind {
             SourceKind::Memory(bytes) => {
                 // Both are at most the length of a buffer in memory.
-                let start = usize::try_from(start.min(self.0.length)).map_err(io::Error::other)?;
+                let start = usize::try_from(start).map_err(io::Error::other)?;
                 let length = usize::try_from(length).map_err(io::Error::other)?;
                 Ok(bytes.slice(start..start + length))
             }
@@ -89,7 +102,7 @@ impl Source {
                 Ok(buffer.into())
             }
             SourceKind::Elsewhere(windows) => {
-                windows.read(start, length, self.0.length).inspect_err(|error| self.failed(error))
+                windows.read(start, length, self.inner.length).inspect_err(|error| self.failed(error))
             }
         }
     }
@@ -116,7 +129,7 @@ fn read_exact_at(file: &File, mut buffer: &mut [u8], mut start: u64) -> io::Resu
 
 impl Length for Source {
     fn len(&self) -> u64 {
-        self.0.length
+        self.length
     }
 }
 
@@ -129,10 +142,10 @@ impl ChunkReader for Source {
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
         let wanted = length as u64;
-        if start.checked_add(wanted).is_none_or(|end| end > self.0.length) {
+        if start.checked_add(wanted).is_none_or(|end| end > self.length) {
             return Err(ParquetError::EOF(format!(
                 "{wanted} bytes at {start} were asked for where the file has {}",
-                self.0.length
+                self.length
             )));
         }
         Ok(self.read_up_to(start, wanted)?)

@@ -1,0 +1,92 @@
+//! A real backup by milvus-backup against what the server itself said of its rows.
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int64Type};
+use serde_json::Value;
+
+use super::metadata::{self, BackupInfo, SegmentInfo};
+use super::*;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/milvus-backup/fx_int");
+
+fn info() -> BackupInfo {
+    serde_json::from_slice(&fs::read(format!("{FIXTURE}/{}", metadata::FULL_FILE)).unwrap()).unwrap()
+}
+
+fn logs(folder: String, logs: &[metadata::Log]) -> Vec<LogFile> {
+    let file = |log: &metadata::Log| {
+        let path = format!("{folder}/{}", log.log_id);
+        LogFile { source: File::open(format!("{FIXTURE}/{path}")).unwrap().into(), path }
+    };
+    logs.iter().map(file).collect()
+}
+
+fn files(info: &SegmentInfo) -> (SegmentFiles, Vec<LogFile>) {
+    let below = format!("{}/{}/{}/{}", info.collection_id, info.partition_id, info.group_id, info.segment_id);
+    let fields = info
+        .binlogs
+        .iter()
+        .map(|field| (field.field_id, logs(format!("binlogs/insert_log/{below}/{}", field.field_id), &field.binlogs)));
+    let files = SegmentFiles {
+        segment: info.segment_id,
+        promised: u64::try_from(info.num_of_rows).ok(),
+        fields: fields.collect(),
+    };
+    let deltas = info.deltalogs.iter().flat_map(|field| logs(format!("binlogs/delta_log/{below}"), &field.binlogs));
+    (files, deltas.collect())
+}
+
+fn expected() -> BTreeMap<i64, Value> {
+    let packed = fs::read(format!("{FIXTURE}.expected.jsonl.gz")).unwrap();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&*packed).read_to_string(&mut text).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .map(|row| (row["pk"].as_i64().unwrap(), row))
+        .collect()
+}
+
+/// Numbers that were widened from 32 bits, as 32 bits again.
+#[allow(clippy::cast_possible_truncation)]
+fn floats(list: &Value) -> Vec<f32> {
+    list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+#[test]
+fn a_real_backup_gives_exactly_the_rows_that_lived() {
+    let info = info();
+    let collection = description::collection(&info.collection_backups[0]).unwrap();
+    let names: Vec<&str> = collection.schema.fields.iter().map(|field| &*field.name).collect();
+    let mut expected = expected();
+    assert_eq!(expected.len(), 1882);
+    for partition in &info.collection_backups[0].partition_backups {
+        for segment in &partition.segment_backups {
+            let (files, deltas) = files(segment);
+            let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
+            let segment = Segment::open(files).unwrap();
+            for batch in segment.batches(&collection.schema, &names, deletes, None, 100).unwrap() {
+                let batch = batch.unwrap();
+                let keys = batch["pk"].as_primitive::<Int64Type>();
+                for row in 0..batch.num_rows() {
+                    let wanted = expected.remove(&keys.value(row)).expect("a row that lived, once");
+                    assert_eq!(wanted["_partition"], partition.partition_name);
+                    assert_eq!(wanted["name"], batch["name"].as_string::<i32>().value(row));
+                    let vector = batch["vec"].as_fixed_size_list().value(row);
+                    assert_eq!(*vector.as_primitive::<Float32Type>().values(), floats(&wanted["vec"]));
+                    let json: Value = serde_json::from_str(batch["j"].as_string::<i32>().value(row)).unwrap();
+                    assert_eq!(wanted["j"], json);
+                    let dynamic: Value = serde_json::from_str(batch["$meta"].as_string::<i32>().value(row)).unwrap();
+                    assert_eq!(wanted["gen"], dynamic["gen"]);
+                    let list = batch["arr_s"].as_list::<i32>().value(row);
+                    let list: Vec<&str> = list.as_string::<i32>().iter().flatten().collect();
+                    assert_eq!(wanted["arr_s"], serde_json::json!(list));
+                }
+            }
+        }
+    }
+    assert!(expected.is_empty(), "{} rows did not come", expected.len());
+}
