@@ -456,7 +456,7 @@ fn digests(reading: &Reading) -> BTreeMap<String, PartitionDigest> {
     reading
         .partitions
         .iter()
-        .map(|(name, read)| (name.clone(), PartitionDigest { rows: read.set.rows, digest: read.set.to_string() }))
+        .map(|(name, read)| (name.clone(), PartitionDigest { rows: read.set.rows, digest: Some(read.set.to_string()) }))
         .collect()
 }
 

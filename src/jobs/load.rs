@@ -42,7 +42,9 @@ impl Rows {
     pub async fn choose(backup: &Backup, collection: &Collection, partitions: &[String]) -> Result<Self> {
         let mut expected = BTreeMap::new();
         for (name, digest) in &backup.manifest().digest.partitions {
-            expected.insert(name.clone(), SetDigest::from_hex(digest.rows, &digest.digest)?);
+            if let Some(text) = &digest.digest {
+                expected.insert(name.clone(), SetDigest::from_hex(digest.rows, text)?);
+            }
         }
         if let Some(missing) = partitions.iter().find(|name| !expected.contains_key(*name)) {
             let available: Vec<String> = expected.keys().filter(|name| *name != ALL_PARTITIONS).cloned().collect();

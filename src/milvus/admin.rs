@@ -81,7 +81,7 @@ impl Client {
         Ok(Some(self.describe_only(name).await?.collection_id).filter(|number| *number != 0))
     }
 
-    async fn describe_only(&self, name: &str) -> Result<proto::DescribeCollectionResponse> {
+    pub(super) async fn describe_only(&self, name: &str) -> Result<proto::DescribeCollectionResponse> {
         let request = self.collection_request(name);
         self.ask(&format!("describing collection '{name}'"), rpc!(describe_collection, request)).await
     }
@@ -108,7 +108,7 @@ impl Client {
         Ok(found)
     }
 
-    async fn index_descriptions(&self, name: &str) -> Result<Vec<proto::IndexDescription>> {
+    pub(super) async fn index_descriptions(&self, name: &str) -> Result<Vec<proto::IndexDescription>> {
         /// `Status.code` and the older `Status.error_code` of "there is no index".
         const NO_INDEX: [(&str, i64); 2] = [("milvus_code", 700), ("milvus_error_code", 25)];
         let request =
@@ -333,13 +333,14 @@ impl Client {
         Ok(())
     }
 
-    /// Makes everything inserted so far durable on the server, and waits until it says so.
-    pub async fn flush(&self, collection: &str, limit: Duration) -> Result<()> {
+    /// Makes everything inserted so far durable on the server, and waits until it says so. Answers with the hybrid
+    /// timestamp up to which that holds, where the server tells one (Milvus Lite tells none).
+    pub async fn flush(&self, collection: &str, limit: Duration) -> Result<Option<u64>> {
         let request = proto::FlushRequest { db_name: self.db(), collection_names: vec![collection.to_owned()] };
         let doing = format!("flushing collection '{collection}'");
         let answer = self.ask(&doing, rpc!(flush, request)).await?;
         if self.kind() == ServerKind::Lite {
-            return Ok(()); // answers when done, and knows no GetFlushState
+            return Ok(None); // answers when done, and knows no GetFlushState
         }
         let state = proto::GetFlushStateRequest {
             segment_ids: answer.coll_seg_ids.get(collection).map(|ids| ids.data.clone()).unwrap_or_default(),
@@ -358,14 +359,14 @@ impl Client {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
-        Ok(())
+        Ok(Some(state.flush_ts).filter(|timestamp| *timestamp != 0))
     }
 
     pub(super) fn db(&self) -> String {
         self.database().to_owned()
     }
 
-    fn collection_request(&self, name: &str) -> proto::CollectionRequest {
+    pub(super) fn collection_request(&self, name: &str) -> proto::CollectionRequest {
         proto::CollectionRequest { db_name: self.db(), collection_name: name.to_owned() }
     }
 }

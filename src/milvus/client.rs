@@ -386,6 +386,18 @@ impl Client {
         }
     }
 
+    /// One call that is never repeated: a second one would do it twice, and nothing shows whether the first did it.
+    pub(super) async fn ask_single<T: HasStatus, F>(
+        &self,
+        doing: &str,
+        send: impl Fn(MilvusServiceClient<Service>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.ask_once(doing, send).await
+    }
+
     async fn ask_once<T: HasStatus, F>(
         &self,
         doing: &str,
@@ -429,12 +441,18 @@ has_status!(
     DescribeIndexResponse,
     FlushResponse,
     GetFlushStateResponse,
+    ImportResponse,
+    ImportStateResponse,
     ListAliasesResponse,
     ListDatabasesResponse,
+    ListUsersResponse,
     LoadStateResponse,
     LoadingProgressResponse,
     MutationResult,
+    PersistentSegmentsResponse,
     QueryResults,
+    SelectGrantResponse,
+    SelectRoleResponse,
     ShowCollectionsResponse,
     ShowPartitionsResponse,
 );

@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result, internal};
 use super::backup::checksum;
 use super::catalog::Repository;
 use super::hashed_upload::{HashedUpload, Registrar};
+use super::incoming::Folders;
 use super::integrity::hash_blocks;
 use super::lease::{Lease, Terms};
 use super::look::{Found, look, path_in};
@@ -74,6 +75,8 @@ pub(super) struct Inner {
     pub(super) notes: AtomicUsize,
     /// The dead run that this one is to go on with.
     pub(super) predecessor: Mutex<Option<Predecessor>>,
+    /// Folders that files were brought into.
+    pub(super) folders: Arc<Folders>,
     committing: bool,
 }
 
@@ -105,6 +108,7 @@ impl Repository {
                 fingerprint: request.fingerprint.clone(),
                 notes: AtomicUsize::new(0),
                 predecessor: Mutex::new(None),
+                folders: Arc::default(),
                 committing: false,
             }),
         };
@@ -298,6 +302,7 @@ impl Attempt {
         let bytes = Bytes::from(manifest.to_bytes()?);
         // What is written must be readable: names that would be refused on reading are refused here.
         Manifest::parse_in(&bytes, &inner.folder, &inner.id)?;
+        inner.folders.sync(&inner.store).await?;
         inner.store.put(&path_in(&inner.folder, &inner.id, CHECKSUMS_FILE)?, list).await?;
         inner.committing = true;
         let path = path_in(&inner.folder, &inner.id, manifest::FILE)?;

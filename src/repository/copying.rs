@@ -267,7 +267,10 @@ impl Repository {
 }
 
 /// A file's bytes in blocks, from local disk and object stores alike.
-async fn blocks_of(store: &Store, path: &RelativePath) -> Result<futures::stream::BoxStream<'static, Result<Bytes>>> {
+pub(super) async fn blocks_of(
+    store: &Store,
+    path: &RelativePath,
+) -> Result<futures::stream::BoxStream<'static, Result<Bytes>>> {
     let file = match store.read(path).await? {
         Reading::Blocks(blocks) => return Ok(blocks),
         Reading::File(file) => Arc::new(file),

@@ -219,6 +219,18 @@ impl Local {
         sync_folder(folder)
     }
 
+    /// Makes a folder and those that it lies in. Their names are not durable before [`Local::sync_folder`].
+    pub(super) fn make_folder(&self, folder: &str) -> io::Result<()> {
+        create_folders(&self.root)?;
+        let _exclusive = self.exclusive()?;
+        fs::create_dir_all(self.locate(folder)?)
+    }
+
+    /// Makes durable what is directly in a folder.
+    pub(super) fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        sync_folder(&self.locate(folder)?)
+    }
+
     /// Everything below `prefix` that is not a folder.
     pub(super) fn list(&self, prefix: &str) -> io::Result<Vec<FileMeta>> {
         let mut found = Vec::new();

@@ -83,6 +83,10 @@ pub struct Snapshot {
     pub ended_at: Option<DateTime<Utc>>,
     pub count_before: Option<u64>,
     pub count_after: Option<u64>,
+    /// The hybrid timestamp (milliseconds since 1970, shifted left by 18 bits) that the rows are to be taken at: files of
+    /// a native backup hold later ones too. None for backups whose files hold the rows and no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
 }
 
 /// What a backup has from runs that ended before they were done.
@@ -119,8 +123,9 @@ impl Default for Digest {
 pub struct PartitionDigest {
     /// How many rows.
     pub rows: u64,
-    /// 32 lower-case hex digits.
-    pub digest: String,
+    /// 32 lower-case hex digits; none where the rows were not read, but Milvus's own files copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// A backup's manifest. The writer fills in what it knows; [`super::Attempt::commit`] sets what the repository knows
@@ -354,8 +359,16 @@ impl Manifest {
         if !(self.schema_snapshot.is_null() || self.schema_snapshot.is_object()) {
             return Err(damaged("has a schema that is none"));
         }
-        if self.digest.partitions.values().any(|partition| !is_hex(&partition.digest, 32)) {
+        let digests = self.digest.partitions.values().filter_map(|partition| partition.digest.as_ref());
+        if digests.into_iter().any(|digest| !is_hex(digest, 32)) {
             return Err(damaged("has a digest that is not 32 hex digits"));
+        }
+        let native = self.storage_type == StorageType::MilvusNative;
+        if !native && self.digest.partitions.values().any(|partition| partition.digest.is_none()) {
+            return Err(damaged("has a partition without a digest"));
+        }
+        if native && self.snapshot.timestamp.is_none() && self.state == State::Completed {
+            return Err(damaged("has no timestamp that its rows are to be taken at"));
         }
         if self.state == State::Completed && !is_hex(&self.checksum, self.checksum_algorithm.hex_length()) {
             return Err(damaged(&format!("has a checksum that is not one of {}", self.checksum_algorithm)));
@@ -412,7 +425,7 @@ mod tests {
         manifest.checksum = ChecksumAlgorithm::Sha256.of(b"list");
         manifest.partition_names = vec!["_default".to_owned(), "new".to_owned()];
         manifest.schema_snapshot = json!({"fields": [{"name": "id"}]});
-        let digest = PartitionDigest { rows: 3, digest: "0123456789abcdef0123456789abcdef".to_owned() };
+        let digest = PartitionDigest { rows: 3, digest: Some("0123456789abcdef0123456789abcdef".to_owned()) };
         manifest.digest.partitions.insert("_default".to_owned(), digest);
         manifest
     }
@@ -493,11 +506,22 @@ mod tests {
             ("created_at", json!("-0001-11-21T06:30:00Z")),
             ("schema_snapshot", json!([1])),
             ("digest", json!({"algorithm": "xxh3-128", "partitions": {"p": {"rows": 1, "digest": "x"}}})),
+            ("digest", json!({"algorithm": "xxh3-128", "partitions": {"p": {"rows": 1}}})),
+            ("storage_type", json!("MILVUS_NATIVE")),
         ] {
             let mut value = valid.clone();
             value[field] = bad;
             assert_eq!(Manifest::parse(&sealed(&value)).unwrap_err().kind(), Kind::BackupCorrupted, "{field}");
         }
+    }
+
+    #[test]
+    fn a_native_backup_has_a_timestamp_and_may_have_no_digests() {
+        let mut native = sample();
+        native.storage_type = StorageType::MilvusNative;
+        native.snapshot.timestamp = Some(470_611_626_031_841_292);
+        native.digest.partitions.insert("_default".to_owned(), PartitionDigest { rows: 3, digest: None });
+        assert_eq!(Manifest::parse(&native.to_bytes().unwrap()).unwrap(), native);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
 //! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
+//! | [`incoming`] | bring another store's files into a backup |
 //! | [`sweep`] | clear away what dead runs left; delete |
 //! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
 //! | [`verdict`] | what `verification.json` amounts to |
@@ -41,6 +42,7 @@ mod crash_tests;
 mod fault_tests;
 pub mod hashed_upload;
 pub mod holder;
+pub mod incoming;
 pub mod integrity;
 pub mod journal;
 pub mod lease;
@@ -75,6 +77,7 @@ pub use backup::{Backup, BackupFile};
 pub use catalog::{Damaged, Listed, Listing, Repository};
 pub use copying::CopyReport;
 pub use hashed_upload::HashedUpload;
+pub use incoming::Look;
 pub use integrity::{FailedFile, FileReport, Hashed, Reason};
 pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;

@@ -1,0 +1,241 @@
+//! Files that come into a backup from another store as they are, hashed on their way.
+//!
+//! On a local disk such a file is written under its own name at once: nobody reads a backup before its manifest is
+//! there, and what a dead run leaves is swept whatever it is called. It is synced before it counts as written; the
+//! folders that it needs are synced once, before the commit.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::StreamExt;
+
+use crate::checksum::Hasher;
+use crate::error::{Error, Result};
+
+use super::attempt::Attempt;
+use super::copying::blocks_of;
+use super::hashed_upload::Registrar;
+use super::integrity::OnBytes;
+use super::local::Local;
+use super::look::path_in;
+use super::names::RelativePath;
+use super::store::{Store, blocking};
+use super::tables::FileSum;
+
+/// How much is read, hashed and written at once.
+const BLOCK: usize = 1 << 20;
+
+/// What looks at the bytes of a file as they pass, in their order.
+pub trait Look: Send + 'static {
+    /// The next bytes.
+    fn look(&mut self, bytes: &[u8]);
+}
+
+impl Look for () {
+    fn look(&mut self, _: &[u8]) {}
+}
+
+/// The folders that an attempt has made on a local disk.
+#[derive(Default)]
+pub(super) struct Folders(Mutex<BTreeSet<String>>);
+
+impl Attempt {
+    /// Brings a file of `source` in, durable on return; `to` is below the backup's folder. Several at once are fine.
+    /// `tell` hears of every portion of bytes that is moved, and what it returns is waited for. `None` where the
+    /// file is not in `source`, or goes while it is read; nothing of it stays then, and neither after an error.
+    pub async fn take_in<L: Look>(
+        &self,
+        source: &Store,
+        from: &RelativePath,
+        to: &RelativePath,
+        look: L,
+        tell: OnBytes<'_>,
+    ) -> Result<Option<(FileSum, L)>> {
+        let inner = self.inner()?;
+        let target = path_in(&inner.folder, &inner.id, to.as_str())?;
+        let outcome = match (source.local(), inner.store.local()) {
+            (Some(old), Some(new)) => {
+                let parts = (Hasher::new(inner.algorithm()), look, inner.registrar(to)?);
+                let (old, new, folders) = (Arc::clone(old), Arc::clone(new), Arc::clone(&inner.folders));
+                let paths = (from.clone(), target.clone());
+                let told = |failed: Failed| failed.told((source, from), (&inner.store, &target));
+                let begin = move || Moving::begin(&old, &new, (&paths.0, &paths.1), &folders, parts);
+                let Some(mut moving) = blocking(begin).await?.map_err(told)? else { return Ok(None) };
+                loop {
+                    let before = moving.bytes;
+                    let step = blocking(move || moving.step()).await?;
+                    match step {
+                        Ok(Step::More(next)) => {
+                            tell(next.bytes - before).await;
+                            moving = next;
+                        }
+                        Ok(Step::Done(sum, look)) => {
+                            tell(sum.bytes - before).await;
+                            break Ok(Some((sum, look)));
+                        }
+                        Err(failed) => break Err(told(failed)),
+                    }
+                }
+            }
+            _ => self.stream(source, from, to, look, tell).await,
+        };
+        match outcome {
+            Err(error) => match source.size(from).await {
+                Ok(None) => Ok(None),
+                _ => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    async fn stream<L: Look>(
+        &self,
+        source: &Store,
+        from: &RelativePath,
+        to: &RelativePath,
+        mut look: L,
+        tell: OnBytes<'_>,
+    ) -> Result<Option<(FileSum, L)>> {
+        if source.size(from).await?.is_none() {
+            return Ok(None);
+        }
+        let mut blocks = blocks_of(source, from).await?;
+        let mut upload = self.upload(to).await?;
+        let moved = async {
+            while let Some(block) = blocks.next().await {
+                let block = block?;
+                tell(block.len() as u64).await;
+                look.look(&block);
+                upload.write(block).await?;
+            }
+            Ok(())
+        };
+        match moved.await {
+            Ok(()) => Ok(Some((upload.finish().await?, look))),
+            Err(error) => {
+                upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A file on its way between two local disks. Dropped before it is done, it leaves nothing.
+struct Moving<L> {
+    source: File,
+    target: Target,
+    hasher: Hasher,
+    look: L,
+    bytes: u64,
+    registrar: Registrar,
+    /// The buffer of the next step.
+    block: Vec<u8>,
+}
+
+/// What a step came to.
+enum Step<L> {
+    More(Box<Moving<L>>),
+    Done(FileSum, L),
+}
+
+/// Which of the two files an error is about.
+enum Failed {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+impl Failed {
+    fn told(self, (source, from): (&Store, &RelativePath), (store, to): (&Store, &RelativePath)) -> Error {
+        match self {
+            Self::Reading(error) => source.io_error("reading", from.as_str(), &error, None),
+            Self::Writing(error) => store.io_error("writing", to.as_str(), &error, None),
+        }
+    }
+}
+
+/// The file that is written; it goes when it is dropped, unless it is kept.
+struct Target {
+    file: File,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_file(&self.path); // else the next sweep's
+        }
+    }
+}
+
+impl<L: Look> Moving<L> {
+    /// Opens both files; `None` where there is nothing to read.
+    fn begin(
+        old: &Local,
+        new: &Local,
+        (from, to): (&RelativePath, &RelativePath),
+        folders: &Folders,
+        (hasher, look, registrar): (Hasher, L, Registrar),
+    ) -> Result<Option<Box<Self>>, Failed> {
+        let source = match old.open(from) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(Failed::Reading)?,
+        };
+        let path = folders.make_for(new, to).map_err(Failed::Writing)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(Failed::Writing)?;
+        let target = Target { file, path, kept: false };
+        Ok(Some(Box::new(Self { source, target, hasher, look, bytes: 0, registrar, block: Vec::new() })))
+    }
+
+    /// Moves one block; the last one, which is short, syncs the file and notes it for the commit.
+    fn step(mut self: Box<Self>) -> Result<Step<L>, Failed> {
+        let mut block = std::mem::take(&mut self.block);
+        block.clear();
+        Read::by_ref(&mut self.source).take(BLOCK as u64).read_to_end(&mut block).map_err(Failed::Reading)?;
+        self.hasher.update(&block);
+        self.look.look(&block);
+        self.target.file.write_all(&block).map_err(Failed::Writing)?;
+        self.bytes += block.len() as u64;
+        if block.len() == BLOCK {
+            self.block = block;
+            return Ok(Step::More(self));
+        }
+        self.target.file.sync_all().map_err(Failed::Writing)?;
+        let Self { mut target, hasher, look, bytes, registrar, .. } = *self;
+        target.kept = true;
+        let sum = FileSum { bytes, checksum: hasher.finish() };
+        registrar.register(sum.clone());
+        Ok(Step::Done(sum, look))
+    }
+}
+
+impl Folders {
+    /// Makes the folder of `path`, and says where the file is to be.
+    fn make_for(&self, local: &Local, path: &RelativePath) -> io::Result<PathBuf> {
+        let (folder, name) = path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()));
+        let full = local.locate(folder)?;
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !made.contains(folder) {
+            local.make_folder(folder)?;
+            // With those that it lies in, which may be new too.
+            let ends = folder.match_indices('/').map(|(end, _)| end);
+            made.extend(ends.map(|end| folder[..end].to_owned()));
+            made.insert(folder.to_owned());
+        }
+        Ok(full.join(name))
+    }
+
+    /// Makes durable that the folders, and what is directly in them, are there.
+    pub(super) async fn sync(self: &Arc<Self>, store: &Store) -> Result<()> {
+        let Some(local) = store.local().cloned() else { return Ok(()) };
+        let folders = Arc::clone(self);
+        let done = blocking(move || {
+            let made = folders.0.lock().unwrap_or_else(PoisonError::into_inner);
+            made.iter().try_for_each(|folder| local.sync_folder(folder))
+        });
+        done.await?.map_err(|error| store.io_error("writing", "", &error, None))
+    }
+}
