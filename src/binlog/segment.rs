@@ -24,7 +24,10 @@ use crate::schema::{CollectionSchema, Field};
 /// Milvus's own field of hybrid timestamps, when a row was written.
 pub const TIMESTAMP_FIELD: i64 = 1;
 
-/// The files of one segment.
+/// Rows that are counted at once.
+const COUNTED_ROWS: usize = 65_536;
+
+/// The files of one segment, or those of them that are needed: the timestamps always, the keys where rows are picked.
 pub struct SegmentFiles {
     /// Milvus's number of it.
     pub segment: i64,
@@ -155,6 +158,21 @@ impl Segment {
             ),
         )
         .with("failed_files", files)
+    }
+
+    /// How many of its rows live at `at`. Keys and timestamps are read where that is in question, and nothing else is.
+    ///
+    /// # Errors
+    /// As [`Segment::batches`], and as its batches.
+    pub fn living(self, schema: &CollectionSchema, deletes: Arc<Deletes>, at: Option<u64>) -> Result<u64> {
+        if deletes.is_empty() && at.is_none_or(|at| self.latest <= at) {
+            return Ok(self.rows);
+        }
+        let mut living = 0;
+        for batch in self.batches(schema, &[&schema.primary_key()?.name], deletes, at, COUNTED_ROWS)? {
+            living += batch?.num_rows() as u64;
+        }
+        Ok(living)
     }
 
     /// Its rows that live at `at` (any time where there is none), in the order they were written.

@@ -90,3 +90,80 @@ fn a_real_backup_gives_exactly_the_rows_that_lived() {
     }
     assert!(expected.is_empty(), "{} rows did not come", expected.len());
 }
+
+#[test]
+fn rows_that_live_are_counted_by_keys_and_times_alone() {
+    let info = info();
+    let collection = description::collection(&info.collection_backups[0]).unwrap();
+    let mut living = BTreeMap::new();
+    for partition in &info.collection_backups[0].partition_backups {
+        for segment in &partition.segment_backups {
+            let (mut files, deltas) = files(segment);
+            files.fields.retain(|field, _| [1, 100].contains(field));
+            let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
+            let count = Segment::open(files).unwrap().living(&collection.schema, deletes, None).unwrap();
+            *living.entry(partition.partition_name.as_str()).or_default() += count;
+        }
+    }
+    let mut wanted = BTreeMap::new();
+    for row in expected().values() {
+        *wanted.entry(row["_partition"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(living, wanted.iter().map(|(name, rows)| (name.as_str(), *rows)).collect::<BTreeMap<_, u64>>());
+}
+
+#[test]
+fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_left_over() {
+    let info = info();
+    let segment = &info.collection_backups[0].partition_backups[0].segment_backups[0];
+    let other = &info.collection_backups[0].partition_backups[0].segment_backups[1];
+    // A file is missing: nothing shows which rows are right.
+    let (mut lacking, _) = files(segment);
+    lacking.fields.insert(107, Vec::new());
+    let error = Segment::open(lacking).err().unwrap();
+    assert!(error.message().contains("0 rows in field 107"), "{error}");
+    // Another segment's file is told by what it says of itself.
+    let (mut foreign, _) = files(segment);
+    foreign.fields.insert(107, files(other).0.fields.remove(&107).unwrap());
+    assert!(Segment::open(foreign).is_err());
+    // A file that only one field has, beside those that make up the rows, is left of an upload that was tried again.
+    let (mut more, _) = files(segment);
+    let part = fs::read(&more.fields[&107][0].path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+    let mut orphan = part.clone();
+    orphan[53] ^= 1; // another first timestamp
+    more.fields
+        .get_mut(&107)
+        .unwrap()
+        .push(LogFile { path: "orphan".into(), source: bytes::Bytes::from(orphan).into() });
+    let opened = Segment::open(more).unwrap();
+    assert_eq!((opened.orphans(), opened.rows()), (&["orphan".to_owned()][..], segment.num_of_rows.cast_unsigned()));
+    // With the same rows twice, nothing shows which are right.
+    let (mut twice, _) = files(segment);
+    twice.fields.get_mut(&107).unwrap().push(LogFile { path: "again".into(), source: bytes::Bytes::from(part).into() });
+    assert!(Segment::open(twice).is_err());
+}
+
+proptest::proptest! {
+    /// Whatever happens to a file's bytes, the answer is rows or an error that names it.
+    #[test]
+    fn damaged_files_never_panic(at in 0usize..2400, byte: u8, cut in 0usize..2400) {
+        let info = info();
+        let segment = &info.collection_backups[0].partition_backups[0].segment_backups[0];
+        let collection = description::collection(&info.collection_backups[0]).unwrap();
+        for field in [100, 101, 102, 109, 111] {
+            let (mut files, _) = files(segment);
+            let path = files.fields[&field][0].path.clone();
+            let mut bytes = fs::read(path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+            let length = bytes.len();
+            bytes[at % length] ^= byte;
+            bytes.truncate(length - if byte.is_multiple_of(4) { cut % length } else { 0 });
+            files.fields.insert(field, vec![LogFile { path, source: bytes::Bytes::from(bytes).into() }]);
+            let name = collection.schema.fields.iter().find(|known| known.id == field).unwrap().name.clone();
+            let read = Segment::open(files)
+                .and_then(|segment| segment.batches(&collection.schema, &[&name], Arc::default(), None, 64)?.collect::<crate::error::Result<Vec<_>>>());
+            if let Err(error) = read {
+                proptest::prop_assert!(error.details().contains_key("failed_files"), "{error}");
+            }
+        }
+    }
+}

@@ -9,14 +9,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::control::Control;
-use super::load::{ChunkRows, Rows};
+use super::load::{PieceRows, Rows};
+use super::pieces::Piece;
 use super::read::{Reader, blocking};
 use crate::digest::RowDigester;
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Key, Scanner, keys};
 use crate::repository::Backup;
 use crate::repository::manifest::BackupType;
-use crate::repository::tables::ChunkEntry;
 use crate::schema::Collection;
 
 /// Keys that are named of each sort.
@@ -85,7 +85,7 @@ pub(super) async fn with_collection(
         names.extend(there.iter().cloned()); // else, other partitions are none of the backup's concern
     }
     for partition in names {
-        let ours = OfBackup { backup, rows, chunks: rows.chunks(&partition).into_iter(), open: None };
+        let ours = OfBackup { backup, rows, pieces: rows.pieces(&partition).into_iter(), open: None };
         let scanner = there
             .contains(&partition)
             .then(|| Scanner::new(client.clone(), reader.scan(&partition)).map(Box::new))
@@ -140,8 +140,8 @@ enum Source<'a> {
 struct OfBackup<'a> {
     backup: &'a Backup,
     rows: &'a Rows,
-    chunks: std::vec::IntoIter<&'a ChunkEntry>,
-    open: Option<ChunkRows>,
+    pieces: std::vec::IntoIter<&'a Piece>,
+    open: Option<PieceRows>,
 }
 
 impl Source<'_> {
@@ -162,7 +162,7 @@ impl OfBackup<'_> {
             {
                 return Ok(Some(batch));
             }
-            let Some(chunk) = self.chunks.next() else { return Ok(None) };
+            let Some(chunk) = self.pieces.next() else { return Ok(None) };
             self.open = Some(self.rows.open(self.backup, chunk, None).await?);
         }
     }

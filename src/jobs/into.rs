@@ -87,7 +87,7 @@ pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, control: &Cont
         refuse_conflicts(plan, existing, control).await?;
     }
     let rows = &plan.staging.rows;
-    control.expect(rows.expected().rows, rows.bytes());
+    control.expect(rows.most(), rows.bytes());
     control.enter(Phase::Inserting);
     let place = Arc::new(place(plan, existing, request)?);
     let mut all = Placed::default();
@@ -95,7 +95,7 @@ pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, control: &Cont
         let written = all.inserted + all.replaced;
         return Err(error.context(format!(
             "of {} rows, {written} and maybe some more are in '{target}' and stay there; the same restore with on_conflict=SKIP adds the rest",
-            rows.expected().rows
+            rows.most()
         )));
     }
     control.enter(Phase::Flushing);
@@ -163,14 +163,14 @@ async fn put_all(
         if let Some(name) = named.as_ref().filter(|name| !place.partitions.contains(name)) {
             place.client.create_partition(&place.into.collection, name).await?;
         }
-        for chunk in staging.rows.chunks(&partition) {
-            let at_once = request.batch_rows.unwrap_or_else(|| batch_size(chunk)).min(KEYS_AT_ONCE);
-            let mut rows = staging.rows.open(&staging.backup, chunk, Some(at_once)).await?;
+        for piece in staging.rows.pieces(&partition) {
+            let at_once = request.batch_rows.unwrap_or_else(|| batch_size(piece)).min(KEYS_AT_ONCE);
+            let mut rows = staging.rows.open(&staging.backup, piece, Some(at_once)).await?;
             while let Some(batch) = rows.next().await? {
                 while running.len() >= request.max_requests_in_flight.max(1) {
                     reap(&mut running, all, control).await?;
                 }
-                control.pass(chunk.weight(batch.num_rows() as u64)).await;
+                control.pass(piece.weight(batch.num_rows() as u64)).await;
                 let (place, named) = (Arc::clone(place), named.clone());
                 running.spawn(async move {
                     let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
@@ -357,11 +357,11 @@ async fn look_for_keys(
     let key = &collection.schema.primary_key()?.name;
     let (mut found, mut examples) = (0, Vec::new());
     for partition in staging.rows.partitions() {
-        for chunk in staging.rows.chunks(&partition) {
-            let mut rows = staging.rows.open(&staging.backup, chunk, Some(KEYS_AT_ONCE)).await?;
+        for piece in staging.rows.pieces(&partition) {
+            let mut rows = staging.rows.open(&staging.backup, piece, Some(KEYS_AT_ONCE)).await?;
             while let Some(batch) = rows.next().await? {
                 let all = keys(batch.column_by_name(key).ok_or_else(|| internal("the rows have no keys"))?)?;
-                let range = KeyRange { after: None, upto: all.last().cloned() };
+                let range = KeyRange { after: None, upto: all.iter().max().cloned() };
                 let some = ScanRequest { range, among: Some(Arc::new(all)), ..request.clone() };
                 let mut there: Vec<Key> = present(plan.client(), &some).await?.into_iter().collect();
                 there.sort_unstable();

@@ -26,7 +26,7 @@ mod journals;
 mod likeness;
 mod load;
 pub mod open;
-mod proven;
+mod pieces;
 pub mod prune;
 mod quick;
 pub mod read;

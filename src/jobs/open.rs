@@ -3,26 +3,24 @@
 //! No row leaves before the checksum of its file is proven. Files are proven ahead of the reader: some before the stream
 //! is handed over, then one or two while rows of the last are decoded. Memory holds a few batches and one row group.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use arrow_select::filter::filter_record_batch;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::Session;
 use super::control::{Control, deadline};
+use super::pieces::{Opened, Piece, Pieces, Promise, Wanted};
 use super::read::ALL_PARTITIONS;
-use super::{Session, proven};
 use crate::error::{Error, Kind, Result, internal};
 use crate::filter::{Bound, Bounds, Filter, Nulls};
-use crate::parquet::{ChunkReader, Source};
-use crate::repository::tables::ChunkEntry;
 use crate::repository::{Backup, Lease};
 use crate::schema::{Collection, CollectionSchema};
 
@@ -47,6 +45,9 @@ pub struct OpenRequest {
     filter: Option<String>,
     #[serde(default)]
     partition_names: Vec<String>,
+    /// The moment to show, as a hybrid timestamp; unset: the backup's own.
+    #[serde(default)]
+    at: Option<u64>,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }
@@ -61,11 +62,10 @@ pub struct OpenBackup {
 /// What is read, and how.
 struct Rows {
     backup: Backup,
-    chunks: Vec<ChunkEntry>,
-    schema: CollectionSchema,
-    filter: Option<Filter>,
-    /// Columns to decode: those asked for, and those that the filter is about.
-    decoded: Vec<String>,
+    pieces: Vec<Piece>,
+    /// How many rows there are, where that is known without reading them.
+    count: Option<u64>,
+    wanted: Wanted,
     columns: Vec<String>,
     arrow: SchemaRef,
     /// The first error that a stream met.
@@ -112,11 +112,10 @@ async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBac
         }
     };
     let verification = backup.verification().await;
-    let count = rows.filter.is_none().then(|| rows.chunks.iter().map(|chunk| chunk.rows).sum::<u64>());
     let description = json!({
         "metadata": super::metadata(backup.manifest(), verification.as_ref(), backup.storage_path()),
         "columns": rows.columns,
-        "row_count": count,
+        "row_count": rows.count,
     });
     Ok(OpenBackup { rows: Arc::new(rows), marker, description })
 }
@@ -138,9 +137,9 @@ impl Rows {
             Error::new(Kind::BackupCorrupted, format!("schema.json of backup {} is none: {error}", backup.id()))
                 .with("failed_files", vec!["schema.json"])
         })?;
-        let schema = collection.schema;
-        let filter = request.filter.as_deref().map(|text| Filter::parse(text, &schema)).transpose()?;
-        let columns = columns(&schema, request.columns.as_deref())?;
+        let schema = &collection.schema;
+        let filter = request.filter.as_deref().map(|text| Filter::parse(text, schema)).transpose()?;
+        let columns = columns(schema, request.columns.as_deref())?;
         let all = schema.arrow()?;
         let indices = columns.iter().map(|name| all.index_of(name)).collect::<std::result::Result<Vec<_>, _>>();
         let arrow = indices.and_then(|indices| all.project(&indices)).map_err(|error| internal(error.to_string()))?;
@@ -150,57 +149,43 @@ impl Rows {
                 decoded.push(name.clone());
             }
         }
-        let mut chunks = backup.chunks().await?.chunks;
+        let Pieces { mut pieces, mut promised, .. } = Pieces::of(backup, &collection, request.at).await?;
         if !request.partition_names.is_empty() {
-            check_partitions(backup, &request.partition_names)?;
-            chunks.retain(|chunk| request.partition_names.contains(&chunk.partition));
+            check_partitions(backup, &promised, &request.partition_names)?;
+            promised.retain(|name, _| request.partition_names.contains(name));
+            pieces.retain(|piece| request.partition_names.contains(&piece.partition));
         }
-        let key = &schema.primary_key()?.name;
+        let mut count = promised.values().map(|promise| promise.rows).sum::<Option<u64>>();
         if let Some(filter) = &filter {
-            chunks.retain(|chunk| filter.may_match(&key_bounds(key, chunk)));
+            let key = &schema.primary_key()?.name;
+            pieces.retain(|piece| filter.may_match(&key_bounds(key, piece)));
+            count = None;
         }
+        let wanted = Wanted { schema: schema.clone(), columns: Some(decoded), filter: filter.map(Arc::new) };
         Ok(Self {
             backup: backup.clone(),
-            chunks,
-            schema,
-            filter,
-            decoded,
+            pieces,
+            count,
+            wanted,
             columns,
             arrow: Arc::new(arrow),
             failure: Mutex::default(),
         })
     }
 
+    async fn open(&self, piece: &Piece) -> Result<Opened> {
+        piece.open(&self.backup, &self.wanted, true).await
+    }
+
     fn failed(&self, error: &Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
     }
 
-    /// Decodes one proven file, and hands its rows over batch by batch; false where nobody wants more.
-    fn decode(&self, chunk: &ChunkEntry, source: Source, sender: &SyncSender<Message>) -> Result<bool> {
-        let reader = ChunkReader::open(source, &self.schema, chunk.file.as_str())?;
-        let promised = reader.promised();
-        if promised.rows != chunk.rows || promised.to_string() != chunk.digest {
-            return Err(Error::new(
-                Kind::BackupCorrupted,
-                format!("{} is not the file that the chunk table describes; verify the backup", chunk.file),
-            )
-            .with("failed_files", vec![chunk.file.to_string()]));
-        }
-        let row_groups = match &self.filter {
-            Some(filter) => reader.row_groups_that_may_match(filter),
-            None => (0..reader.row_groups().len()).collect(),
-        };
-        let columns: Vec<&str> = self.decoded.iter().map(String::as_str).collect();
-        let rows = (BATCH_BYTES / (chunk.bytes / chunk.rows.max(1)).max(1)).clamp(1, MOST_BATCH_ROWS);
-        for batch in reader.select(&columns, row_groups, usize::try_from(rows).unwrap_or(1))? {
-            let mut batch = batch?;
-            if let Some(filter) = &self.filter {
-                batch =
-                    filter_record_batch(&batch, &filter.mask(&batch)?).map_err(|error| internal(error.to_string()))?;
-                if batch.num_rows() == 0 {
-                    continue;
-                }
-            }
+    /// Decodes one piece, and hands its rows over batch by batch; false where nobody wants more.
+    fn decode(&self, piece: &Piece, opened: Opened, sender: &SyncSender<Message>) -> Result<bool> {
+        let rows = (BATCH_BYTES / (piece.bytes / piece.rows.max(1)).max(1)).clamp(1, MOST_BATCH_ROWS);
+        for batch in opened.rows(&self.wanted, usize::try_from(rows).unwrap_or(1))? {
+            let batch = batch?;
             let picked =
                 self.columns.iter().map(|name| batch.column_by_name(name).cloned()).collect::<Option<Vec<_>>>();
             let picked = picked.ok_or_else(|| internal("a column was not decoded"))?;
@@ -234,8 +219,7 @@ fn columns(schema: &CollectionSchema, asked: Option<&[String]>) -> Result<Vec<St
     Ok(asked.to_vec())
 }
 
-fn check_partitions(backup: &Backup, names: &[String]) -> Result<()> {
-    let known = &backup.manifest().digest.partitions;
+fn check_partitions(backup: &Backup, known: &BTreeMap<String, Promise>, names: &[String]) -> Result<()> {
     let Some(missing) = names.iter().find(|name| !known.contains_key(*name) || *name == ALL_PARTITIONS) else {
         return Ok(());
     };
@@ -250,14 +234,15 @@ fn check_partitions(backup: &Backup, names: &[String]) -> Result<()> {
         .with("available_partitions", available))
 }
 
-/// What the chunk table says of the primary keys in a file.
-fn key_bounds(key: &str, chunk: &ChunkEntry) -> HashMap<String, Bounds> {
+/// What is known of the primary keys in a piece.
+fn key_bounds(key: &str, piece: &Piece) -> HashMap<String, Bounds> {
     let bound = |value: &Value| match value {
         Value::Number(number) => number.as_i64().map(Bound::Int),
         Value::String(text) => Some(Bound::Text(text.clone().into_bytes())),
         _ => None,
     };
-    let bounds = Bounds { lowest: bound(&chunk.lowest), highest: bound(&chunk.highest), nulls: Nulls::None };
+    let (lowest, highest) = piece.bounds();
+    let bounds = Bounds { lowest: bound(lowest), highest: bound(highest), nulls: Nulls::None };
     HashMap::from([(key.to_owned(), bounds)])
 }
 
@@ -276,7 +261,7 @@ impl OpenBackup {
 
     /// How many rows the files that may match have, and their size in Arrow.
     pub(super) fn most(&self) -> (u64, u64) {
-        self.rows.chunks.iter().fold((0, 0), |(rows, bytes), chunk| (rows + chunk.rows, bytes + chunk.bytes))
+        self.rows.pieces.iter().fold((0, 0), |(rows, bytes), piece| (rows + piece.rows, bytes + piece.bytes))
     }
 
     /// The first error that a stream met.
@@ -292,10 +277,10 @@ impl OpenBackup {
     pub async fn stream(&self) -> Result<RowStream> {
         let mut proven = VecDeque::new();
         let mut bytes = 0;
-        for chunk in &self.rows.chunks {
-            let source = proven::open(&self.rows.backup, chunk).await.inspect_err(|error| self.rows.failed(error))?;
-            proven.push_back(source);
-            bytes += chunk.file_bytes;
+        for piece in &self.rows.pieces {
+            let opened = self.rows.open(piece).await.inspect_err(|error| self.rows.failed(error))?;
+            proven.push_back(opened);
+            bytes += piece.file_bytes;
             if bytes >= PROVEN_FIRST_BYTES || proven.len() >= PROVEN_FIRST_FILES {
                 break;
             }
@@ -303,10 +288,10 @@ impl OpenBackup {
         let (sources, mut next) = mpsc::channel(1);
         let rows = Arc::clone(&self.rows);
         tokio::spawn(async move {
-            for chunk in &rows.chunks {
+            for piece in &rows.pieces {
                 let source = match proven.pop_front() {
-                    Some(source) => Ok(source),
-                    None => proven::open(&rows.backup, chunk).await,
+                    Some(opened) => Ok(opened),
+                    None => rows.open(piece).await,
                 };
                 let failed = source.is_err();
                 if sources.send(source).await.is_err() || failed {
@@ -317,9 +302,9 @@ impl OpenBackup {
         let (sender, receiver) = sync_channel(BATCHES_AHEAD);
         let rows = Arc::clone(&self.rows);
         let decoding = std::thread::Builder::new().name("milvault-read".to_owned()).spawn(move || {
-            for chunk in &rows.chunks {
+            for piece in &rows.pieces {
                 let source = next.blocking_recv().unwrap_or_else(|| Err(internal("files were not proven to the end")));
-                match source.and_then(|source| rows.decode(chunk, source, &sender)) {
+                match source.and_then(|source| rows.decode(piece, source, &sender)) {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(error) => {

@@ -168,7 +168,7 @@ fn answer(plan: &Plan, backup: &Backup, target: &str, control: &Control) -> Valu
         "source_collection_name": backup.manifest().collection_name,
         "target_collection_name": target,
         "target_database": staging.client.database(),
-        "rows_restored": staging.rows.expected().rows,
+        "rows_restored": staging.rows.most(),
         "partitions_restored": partitions,
         "failed_partitions": failed,
         "verification_passed": null,
@@ -257,7 +257,8 @@ async fn restore_marked(
 fn fingerprint(plan: &Plan, target: &str) -> Result<Option<String>> {
     let staging = &plan.staging;
     let options = staging.options;
-    let whole = !staging.rows.has_filter() && !options.skip_failed_partitions && options.keys == Keys::Preserve;
+    let whole =
+        !staging.rows.amount_to_what_is_read() && !options.skip_failed_partitions && options.keys == Keys::Preserve;
     if !whole || matches!(plan.target, Target::Joined(_)) {
         return Ok(None);
     }

@@ -74,11 +74,14 @@ pub(super) async fn prepare(
     }
     let damaged = if request.verify_before_restore { damaged_files(request, backup, control).await? } else { None };
     control.enter(Phase::Counting);
-    let (mut collection, rows) = contents(backup, &request.partition_names).await?;
+    let (mut collection, rows) = contents(backup, &request.partition_names, None).await?;
     let rows = match &request.filter {
         Some(text) => rows.filtered(text)?,
         None => rows,
     };
+    // Rows that nothing promises a digest of are right where their files are.
+    let unproven = !request.verify_before_restore && !rows.in_key_order();
+    let rows = rows.proven(unproven);
     let mut indexes = if request.restore_indexes { read_indexes(backup).await? } else { Vec::new() };
     let client = session.client().await?;
     let client = match &request.target_database {
@@ -129,14 +132,14 @@ pub(super) async fn prepare(
 }
 
 /// A backup's collection, and the rows of some of its partitions, or of all.
-pub(super) async fn contents(backup: &Backup, partitions: &[String]) -> Result<(Collection, Rows)> {
+pub(super) async fn contents(backup: &Backup, partitions: &[String], at: Option<u64>) -> Result<(Collection, Rows)> {
     let collection: Collection = serde_json::from_value(backup.schema().await?)
         .map_err(|error| corrupted(backup, "schema.json", &error.to_string()))?;
-    let rows = Rows::choose(backup, &collection, partitions).await?;
+    let rows = Rows::choose(backup, &collection, partitions, at).await?;
     Ok((collection, rows))
 }
 
-/// Files that are not what they should be, all of them chunks.
+/// Files that are not what they should be.
 struct Damaged {
     files: Vec<String>,
     error: Error,
@@ -146,9 +149,9 @@ impl Damaged {
     /// The partitions to leave out, and why.
     ///
     /// # Errors
-    /// That the backup is damaged, where it is not in chunks alone.
+    /// That the backup is damaged, where it is not in its rows alone.
     fn of(self, rows: &Rows) -> Result<Vec<(String, Error)>> {
-        if self.files.iter().any(|file| !file.starts_with("data/")) {
+        if self.files.iter().any(|file| !file.starts_with("data/") && !file.starts_with("binlogs/")) {
             return Err(self.error);
         }
         Ok(rows.partitions_with(&self.files).into_iter().map(|name| (name, self.error.clone())).collect())

@@ -261,7 +261,7 @@ impl Staging {
         control: &Control,
     ) -> Result<Staged, Failure> {
         let client = &self.client;
-        control.expect(self.rows.expected().rows, self.rows.bytes());
+        control.expect(self.rows.most(), self.rows.bytes());
         control.enter(Phase::Inserting);
         let resumed = !done.is_empty() && client.exists(name).await?;
         if !resumed {
@@ -334,11 +334,11 @@ impl Staging {
         let schema = Arc::new(self.collection.schema.clone());
         let key = schema.primary_key()?.name.clone();
         let request = InsertRequest { collection: name.to_owned(), schema };
-        for chunk in progress.maybe_begun(&self.rows) {
-            let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
+        for piece in progress.maybe_begun(&self.rows) {
+            let mut rows = self.rows.open(&self.backup, piece, self.options.batch_rows).await?;
             while let Some(batch) = rows.next().await? {
                 let column = batch.column_by_name(&key).ok_or_else(|| internal("the rows to insert have no keys"))?;
-                let partition = insert_partition(&chunk.partition);
+                let partition = insert_partition(&piece.partition);
                 self.client.delete_keys(&request, partition.as_deref(), &keys(column)?).await?;
             }
         }
@@ -356,52 +356,50 @@ impl Staging {
         let (mut pushed, mut set, mut without_keys) = (0, SetDigest::default(), SetDigest::default());
         let regenerate = self.options.keys == Keys::Regenerate;
         // What the manifest promises is of all rows, keys included.
-        let digesters = if regenerate || self.rows.has_filter() {
-            let schema = &self.collection.schema;
-            Some((RowDigester::new(schema)?, RowDigester::without_primary_key(schema)?))
-        } else {
-            None
-        };
+        let schema = &self.collection.schema;
+        let whole = if regenerate || promised.set.is_none() { Some(RowDigester::new(schema)?) } else { None };
+        let keyless = if regenerate { Some(RowDigester::without_primary_key(schema)?) } else { None };
         let skipped = progress.chunks_of(partition);
-        for (index, chunk) in self.rows.chunks(partition).into_iter().enumerate() {
+        for (index, piece) in self.rows.pieces(partition).into_iter().enumerate() {
             if index < skipped {
-                control.advance(chunk.rows, chunk.bytes);
-                pushed += chunk.rows;
+                control.advance(piece.rows, piece.bytes);
+                pushed += piece.rows;
                 continue;
             }
-            let mut rows = self.rows.open(&self.backup, chunk, self.options.batch_rows).await?;
+            let mut rows = self.rows.open(&self.backup, piece, self.options.batch_rows).await?;
             while let Some(batch) = rows.next().await? {
                 let (count, bytes) = (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch));
-                if let Some((whole, keyless)) = digesters.clone() {
-                    let batch = batch.clone();
-                    let (one, other) = blocking(move || Ok((whole.set(&batch)?, keyless.set(&batch)?))).await?;
-                    set.merge(&one);
-                    without_keys.merge(&other);
+                for (digester, sum) in [(&whole, &mut set), (&keyless, &mut without_keys)] {
+                    if let Some(digester) = digester.clone() {
+                        let batch = batch.clone();
+                        sum.merge(&blocking(move || digester.set(&batch)).await?);
+                    }
                 }
-                control.pass(chunk.weight(count)).await;
+                control.pass(piece.weight(count)).await;
                 inserter.push(insert_partition(partition), batch).await?;
                 control.advance(count, bytes);
                 pushed += count;
             }
-            if progress.finished(chunk) {
+            if progress.finished(piece) {
                 inserter.settle().await?;
                 progress.note().await?;
             }
         }
-        if !self.rows.has_filter() && (pushed != promised.rows || (digesters.is_some() && set != promised)) {
+        let other = |promised: SetDigest| whole.is_some() && set != promised;
+        if promised.rows.is_some_and(|promised| pushed != promised) || promised.set.is_some_and(other) {
             return Err(Error::new(
                 Kind::BackupCorrupted,
                 format!(
                     "the files of partition {partition} of backup {} hold {pushed} rows that are not the {} that its manifest promises. Verify the backup, and restore from another one",
                     self.backup.id(),
-                    promised.rows
+                    json!(promised.rows)
                 ),
             ));
         }
-        Ok(match digesters {
-            None => promised,
-            Some(_) if regenerate => without_keys,
-            Some(_) => set,
+        Ok(match promised.set {
+            _ if regenerate => without_keys,
+            Some(promised) => promised,
+            None => set,
         })
     }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::load::Rows;
+use super::pieces::Piece;
 use crate::error::Result;
 use crate::repository::Journal;
-use crate::repository::tables::ChunkEntry;
 
 /// How far a staging collection is. Chunks go in partition by partition, by ascending keys.
 pub(super) struct Progress<'a> {
@@ -24,12 +24,12 @@ impl<'a> Progress<'a> {
     /// gone on with.
     pub(super) fn new(rows: &Rows, journal: Option<&'a Journal>, done: BTreeMap<String, u64>) -> Self {
         let all: Vec<String> = rows.partitions();
-        let largest = all.iter().flat_map(|name| rows.chunks(name)).map(|chunk| chunk.bytes).max().unwrap_or(0);
+        let largest = all.iter().flat_map(|name| rows.pieces(name)).map(|chunk| chunk.bytes).max().unwrap_or(0);
         let journal = journal.filter(|journal| journal.entry().fingerprint.is_some());
         let mut progress = Self { journal, done, unnoted: 0, due: (largest / 10).max(1), resumed: 0 };
         for name in &all {
             progress.resumed +=
-                rows.chunks(name).iter().take(progress.chunks_of(name)).map(|chunk| chunk.rows).sum::<u64>();
+                rows.pieces(name).iter().take(progress.chunks_of(name)).map(|chunk| chunk.rows).sum::<u64>();
         }
         progress
     }
@@ -41,13 +41,13 @@ impl<'a> Progress<'a> {
 
     /// Chunks that are not noted, of which an earlier run may have inserted some rows: those that come next, up to the one
     /// after which it would have noted them.
-    pub(super) fn maybe_begun<'r>(&self, rows: &'r Rows) -> Vec<&'r ChunkEntry> {
+    pub(super) fn maybe_begun<'r>(&self, rows: &'r Rows) -> Vec<&'r Piece> {
         let (mut some, mut bytes) = (Vec::new(), 0);
         if self.resumed == 0 {
             return some;
         }
         for name in rows.partitions() {
-            for chunk in rows.chunks(&name).into_iter().skip(self.chunks_of(&name)) {
+            for chunk in rows.pieces(&name).into_iter().skip(self.chunks_of(&name)) {
                 some.push(chunk);
                 bytes += chunk.bytes;
                 if bytes >= self.due {
@@ -59,7 +59,7 @@ impl<'a> Progress<'a> {
     }
 
     /// A chunk's rows have all been sent; whether it is time to wait for them and to note them.
-    pub(super) fn finished(&mut self, chunk: &ChunkEntry) -> bool {
+    pub(super) fn finished(&mut self, chunk: &Piece) -> bool {
         *self.done.entry(chunk.partition.clone()).or_default() += 1;
         self.unnoted += chunk.bytes;
         self.journal.is_some() && self.unnoted >= self.due

@@ -178,6 +178,21 @@ impl Backup {
         Ok(BackupFile { store: self.store().clone(), path: full, local, size })
     }
 
+    /// The checksum that a file was written with; `None` where nobody noted one.
+    pub async fn checksum_of(&self, path: &RelativePath) -> Result<Option<String>> {
+        Ok(Some(self.sum(path).await?.checksum))
+    }
+
+    /// Whether it has such a file.
+    pub async fn has(&self, path: &RelativePath) -> Result<bool> {
+        Ok(self.checksums().await?.files.contains_key(path))
+    }
+
+    /// The length in bytes that a file was written with; `None` where there is no such file.
+    pub async fn size_of(&self, path: &RelativePath) -> Result<Option<u64>> {
+        Ok(self.checksums().await?.files.get(path).map(|sum| sum.bytes))
+    }
+
     /// Notes the outcome of a verification in `verification.json`, the one file that changes after the commit, beside the
     /// last outcome of each other type (see [`super::verdict`]). Of two at the same time neither is lost.
     pub async fn write_verification(&self, outcome: &Value) -> Result<()> {

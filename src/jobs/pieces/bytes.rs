@@ -1,47 +1,54 @@
-//! Chunk files whose bytes are proven by their checksum before the first row is taken from them.
+//! The bytes of a backup's data files, proven by their checksums before a row is taken from them where that is wanted.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use super::read::blocking;
+use super::super::read::blocking;
 use crate::checksum::{ChecksumAlgorithm, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::parquet::Source;
-use crate::repository::tables::ChunkEntry;
-use crate::repository::{Backup, BackupFile};
+use crate::repository::{Backup, BackupFile, RelativePath};
 
 /// How much of a file is read, hashed or fetched at once.
 const BLOCK: usize = 1 << 20;
 const FETCH_BYTES: u64 = 8 << 20;
 
-/// Opens a chunk and proves its checksum. What is read later comes from the file that was hashed: the one on disk, held
-/// open, or a copy of the object in a temporary file, which vanishes with it.
+/// Opens a data file: the one on disk, or a copy of the object in a temporary file, which vanishes with it, so that memory
+/// does not grow with the file. Where it is to be proven, what is read later comes from the file that was hashed.
 ///
 /// # Errors
 /// [`Kind::BackupCorrupted`] with the file's name where it is missing or not as it was written; [`Kind::Storage`] where
 /// it cannot be read.
-pub(super) async fn open(backup: &Backup, chunk: &ChunkEntry) -> Result<Source> {
-    let sums = backup.checksums().await?;
-    let file = backup.open_file(&chunk.file).await?;
+pub(super) async fn open(backup: &Backup, path: &RelativePath, proven: bool) -> Result<Source> {
+    let file = backup.open_file(path).await?;
+    let expected = if proven { backup.checksum_of(path).await? } else { None };
+    let Some(expected) = expected else {
+        return Ok(match file.local_path() {
+            Some(local) => {
+                let (local, name) = (local.to_owned(), path.to_string());
+                blocking(move || File::open(&local).map_err(|error| missing(&name, &error))).await?.into()
+            }
+            None => copy(&file, path, None).await?.0.into(),
+        });
+    };
     let algorithm = backup.manifest().checksum_algorithm;
-    let expected = sums.files.get(&chunk.file).map(|sum| sum.checksum.clone()).unwrap_or_default();
     let (opened, actual) = match file.local_path() {
-        Some(path) => {
-            let path = path.to_owned();
-            let hashed = blocking(move || Ok(hash(&path, algorithm))).await?;
+        Some(local) => {
+            let local = local.to_owned();
+            let hashed = blocking(move || Ok(hash(&local, algorithm))).await?;
             hashed.map_err(|error| {
-                Error::new(Kind::Storage, format!("{} could not be read: {error}", chunk.file))
+                Error::new(Kind::Storage, format!("{path} could not be read: {error}"))
                     .with("storage_path", backup.storage_path())
             })?
         }
-        None => copy(&file, chunk, algorithm).await?,
+        None => copy(&file, path, Some(algorithm)).await?,
     };
     if actual == expected {
         return Ok(opened.into());
     }
     if file.local_path().is_none() {
         // The store's answer may have been damaged, and not the object.
-        let (opened, again) = copy(&file, chunk, algorithm).await?;
+        let (opened, again) = copy(&file, path, Some(algorithm)).await?;
         if again == expected {
             return Ok(opened.into());
         }
@@ -49,18 +56,21 @@ pub(super) async fn open(backup: &Backup, chunk: &ChunkEntry) -> Result<Source> 
     Err(Error::new(
         Kind::BackupCorrupted,
         format!(
-            "backup {} is damaged: {} does not match its checksum. Verify the backup, and read another one",
-            backup.id(),
-            chunk.file
+            "backup {} is damaged: {path} does not match its checksum. Verify the backup, and read another one",
+            backup.id()
         ),
     )
-    .with("failed_files", vec![chunk.file.to_string()])
+    .with("failed_files", vec![path.to_string()])
     .with("expected_checksum", expected)
     .with("actual_checksum", actual)
     .with("checksum_algorithm", algorithm.name())
     .with("backup_id", backup.id().as_str())
     .with("collection_name", backup.manifest().collection_name.as_str())
     .with("storage_path", backup.storage_path()))
+}
+
+fn missing(name: &str, error: &io::Error) -> Error {
+    Error::new(Kind::BackupCorrupted, format!("{name} cannot be opened: {error}")).with("failed_files", vec![name])
 }
 
 fn hash(path: &std::path::Path, algorithm: ChecksumAlgorithm) -> io::Result<(File, String)> {
@@ -77,16 +87,17 @@ fn hash(path: &std::path::Path, algorithm: ChecksumAlgorithm) -> io::Result<(Fil
     }
 }
 
-async fn copy(file: &BackupFile, chunk: &ChunkEntry, algorithm: ChecksumAlgorithm) -> Result<(File, String)> {
+/// A copy in a temporary file, and its checksum where an algorithm is given.
+async fn copy(file: &BackupFile, path: &RelativePath, algorithm: Option<ChecksumAlgorithm>) -> Result<(File, String)> {
     let trouble = |error: io::Error, name: &str| {
         Error::new(
             Kind::Storage,
             format!("a temporary copy of {name} cannot be written: {error}. Set TMPDIR to a folder with space"),
         )
     };
-    let name = chunk.file.to_string();
+    let name = path.to_string();
     let mut copy = tempfile::tempfile().map_err(|error| trouble(error, &name))?;
-    let mut hasher = Hasher::new(algorithm);
+    let mut hasher = algorithm.map(Hasher::new);
     let mut at = 0;
     while at < file.size() {
         let end = (at + FETCH_BYTES).min(file.size());
@@ -94,11 +105,13 @@ async fn copy(file: &BackupFile, chunk: &ChunkEntry, algorithm: ChecksumAlgorith
         let name = name.clone();
         (copy, hasher) = blocking(move || {
             copy.write_all(&bytes).map_err(|error| trouble(error, &name))?;
-            hasher.update(&bytes);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&bytes);
+            }
             Ok((copy, hasher))
         })
         .await?;
         at = end;
     }
-    Ok((copy, hasher.finish()))
+    Ok((copy, hasher.map(Hasher::finish).unwrap_or_default()))
 }

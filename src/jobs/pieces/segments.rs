@@ -1,0 +1,206 @@
+//! The segments of a native backup: which files are whose, by its metadata.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::super::read::{ALL_PARTITIONS, blocking};
+use super::{Kinds, Opened, Piece, Pieces, Promise, Wanted, bytes};
+use crate::binlog::metadata::{self, BackupInfo, CollectionInfo, Log, SegmentInfo};
+use crate::binlog::segment::TIMESTAMP_FIELD;
+use crate::binlog::{Deletes, LogFile, SegmentFiles};
+use crate::error::{Error, Kind, Result};
+use crate::repository::{Backup, RelativePath};
+use crate::schema::Collection;
+
+/// The longest metadata file that is read; a million segments' files take less.
+const METADATA_CEILING: u64 = 1 << 30;
+/// Files up to this size are held in memory while a segment is read, larger ones are held open.
+const SMALL_FILE: u64 = 64 << 10;
+
+/// One segment: its files, and what else decides which of its rows live.
+pub(super) struct SegmentPlan {
+    segment: i64,
+    promised: Option<u64>,
+    fields: BTreeMap<i64, Vec<RelativePath>>,
+    deltas: Vec<RelativePath>,
+    /// Deletes that other segments keep for this one.
+    beyond: Arc<Deletes>,
+    at: Option<u64>,
+}
+
+/// What a native backup says of the collection it is of.
+pub(in crate::jobs) async fn describe(backup: &Backup) -> Result<CollectionInfo> {
+    let read = async |file: &'static str| {
+        let path = RelativePath::new(file)?;
+        if !backup.has(&path).await? {
+            return Ok(None);
+        }
+        backup.read(&path, METADATA_CEILING).await.map(Some)
+    };
+    let info = BackupInfo::read(read).await?;
+    let manifest = backup.manifest();
+    let same = |collection: &&CollectionInfo| {
+        collection.collection_name == manifest.collection_name
+            && crate::binlog::description::database(collection) == manifest.database
+    };
+    info.collection_backups.iter().find(same).cloned().ok_or_else(|| {
+        corrupted(
+            metadata::FULL_FILE,
+            format!("the metadata of backup {} does not know collection '{}'", backup.id(), manifest.collection_name),
+        )
+    })
+}
+
+pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<u64>) -> Result<Pieces> {
+    let manifest = backup.manifest();
+    let snapshot = manifest.snapshot.timestamp;
+    if let (Some(at), Some(snapshot)) = (at, snapshot)
+        && at > snapshot
+    {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            format!(
+                "as_of is later than the moment that backup {} shows: it knows nothing of what came after",
+                backup.id()
+            ),
+        ));
+    }
+    let info = describe(backup).await?;
+    let early = at.is_some() && at != snapshot;
+    let at = at.or(snapshot);
+    let mut promised = BTreeMap::new();
+    for (name, digest) in &manifest.digest.partitions {
+        promised.insert(name.clone(), Promise { rows: (!early).then_some(digest.rows), set: None });
+    }
+    let everywhere = deletes_of(backup, &info.l0_segments, at).await?;
+    let row_bytes = collection.schema.estimated_row_bytes() as u64;
+    let mut pieces = Vec::new();
+    for partition in &info.partition_backups {
+        let name = if collection.has_partition_key() { ALL_PARTITIONS } else { &partition.partition_name }.to_owned();
+        promised.entry(name.clone()).or_default();
+        let (l0, mut segments): (Vec<_>, Vec<_>) =
+            partition.segment_backups.iter().cloned().partition(|segment| segment.is_l0);
+        let mut beyond = deletes_of(backup, &l0, at).await?;
+        beyond.merge(&everywhere);
+        let beyond = Arc::new(beyond);
+        segments.sort_unstable_by_key(|segment| segment.segment_id);
+        for segment in segments {
+            if segment.storage_version >= 2 {
+                return Err(Error::new(
+                    Kind::SchemaIncompatible,
+                    format!(
+                        "segment {} is of Milvus's storage version {}, which keeps several fields in one file; this version does not read it",
+                        segment.segment_id, segment.storage_version
+                    ),
+                ));
+            }
+            let plan = plan(&segment, Arc::clone(&beyond), at)?;
+            let rows = plan.promised.unwrap_or_default();
+            pieces.push(Piece {
+                partition: name.clone(),
+                rows,
+                bytes: rows.saturating_mul(row_bytes),
+                file_bytes: u64::try_from(segment.size).unwrap_or_default(),
+                source: Kinds::Segment(Arc::new(plan)),
+            });
+        }
+    }
+    Ok(Pieces { pieces, promised, in_key_order: false })
+}
+
+/// Which files are a segment's.
+fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<SegmentPlan> {
+    let mut fields = BTreeMap::new();
+    for field in &info.binlogs {
+        let folder = format!("{}/{}", folder("insert_log", info), field.field_id);
+        fields.insert(field.field_id, paths(&folder, &field.binlogs)?);
+    }
+    Ok(SegmentPlan {
+        segment: info.segment_id,
+        promised: u64::try_from(info.num_of_rows).ok(),
+        fields,
+        deltas: deltas(info)?,
+        beyond,
+        at,
+    })
+}
+
+/// Where a segment's files of a kind lie. The metadata's own paths name the place that they were copied from.
+fn folder(kind: &str, info: &SegmentInfo) -> String {
+    let (collection, partition) = (info.collection_id, info.partition_id);
+    match info.group_id {
+        0 => format!("binlogs/{kind}/{collection}/{partition}/{}", info.segment_id),
+        group => format!("binlogs/{kind}/{collection}/{partition}/{group}/{}", info.segment_id),
+    }
+}
+
+fn deltas(info: &SegmentInfo) -> Result<Vec<RelativePath>> {
+    let logs: Vec<Log> = info.deltalogs.iter().flat_map(|field| field.binlogs.clone()).collect();
+    paths(&folder("delta_log", info), &logs)
+}
+
+/// The files in their order: that of their numbers.
+fn paths(folder: &str, logs: &[Log]) -> Result<Vec<RelativePath>> {
+    let number = |log: &Log| match log.log_id {
+        0 => log.log_path.rsplit('/').next().and_then(|name| name.parse().ok()),
+        id => Some(id),
+    };
+    let numbers: Option<BTreeSet<i64>> = logs.iter().map(number).collect();
+    let numbers = numbers.ok_or_else(|| {
+        corrupted(metadata::SEGMENT_FILE, format!("the metadata lists a file in {folder} that has no number"))
+    })?;
+    numbers.into_iter().map(|number| RelativePath::new(&format!("{folder}/{number}"))).collect()
+}
+
+async fn deletes_of(backup: &Backup, segments: &[SegmentInfo], at: Option<u64>) -> Result<Deletes> {
+    let mut all = Deletes::default();
+    for segment in segments {
+        let files = files(backup, &deltas(segment)?, true).await?;
+        all.merge(&blocking(move || Deletes::read(&files, at)).await?);
+    }
+    Ok(all)
+}
+
+async fn files(backup: &Backup, paths: &[RelativePath], proven: bool) -> Result<Vec<LogFile>> {
+    let mut files = Vec::with_capacity(paths.len());
+    for path in paths {
+        let source = if backup.size_of(path).await?.is_some_and(|bytes| bytes <= SMALL_FILE) && proven {
+            backup.read(path, SMALL_FILE).await?.into()
+        } else {
+            bytes::open(backup, path, proven).await?
+        };
+        files.push(LogFile { path: path.to_string(), source });
+    }
+    Ok(files)
+}
+
+fn corrupted(file: &str, what: String) -> Error {
+    Error::new(Kind::BackupCorrupted, what).with("failed_files", vec![file])
+}
+
+impl SegmentPlan {
+    pub(super) fn paths(&self) -> impl Iterator<Item = &RelativePath> {
+        self.fields.values().flatten().chain(&self.deltas)
+    }
+
+    pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<Opened> {
+        let schema = &wanted.schema;
+        let key = schema.primary_key()?.id;
+        let chosen = |name: &String| wanted.columns.as_ref().is_none_or(|columns| columns.contains(name));
+        let mut needed: BTreeSet<i64> =
+            schema.stored_fields().filter(|field| chosen(&field.name)).map(|field| field.id).collect();
+        needed.extend([key, TIMESTAMP_FIELD]);
+        let deltas = files(backup, &self.deltas, proven).await?;
+        let at = self.at;
+        let mut deletes = blocking(move || Deletes::read(&deltas, at)).await?;
+        if !self.beyond.is_empty() {
+            deletes.merge(&self.beyond);
+        }
+        let mut fields = BTreeMap::new();
+        for (field, paths) in self.fields.iter().filter(|(field, _)| needed.contains(field)) {
+            fields.insert(*field, files(backup, paths, proven).await?);
+        }
+        let files = SegmentFiles { segment: self.segment, promised: self.promised, fields };
+        Ok(Opened::Segment { files, deletes: Arc::new(deletes), at })
+    }
+}
