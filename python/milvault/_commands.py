@@ -30,6 +30,7 @@ from .display import human_bytes
 from .enums import (
     AutoIdPolicy,
     BackupState,
+    BackupStorageType,
     BackupType,
     ChecksumAlgorithm,
     ConflictPolicy,
@@ -71,6 +72,7 @@ class Settings:
     storage_options: dict[str, str]
     read_only: bool
     journal_root: str | None
+    milvus_storage: dict[str, Any] | None
     as_json: bool
     session_factory: Any
 
@@ -79,6 +81,7 @@ class Settings:
         options: dict[str, Any] = {"progress_poll_interval": 0.2, "storage_options": self.storage_options or None}
         # Left out, neither takes anything back that the environment or the file says.
         options.update(read_only=self.read_only or None, journal_root=self.journal_root)
+        options.update(milvus_storage=self.milvus_storage)
         config = BackupRecoveryConfig.load(self.config_file, local_backup_root_path=self.root, **options, **changes)
         uri = self.uri or (DEFAULT_URI if needs_server else None)
         return BackupManager.connect(
@@ -145,6 +148,15 @@ def _global(
         str | None,
         typer.Option(metavar="ROOT", help="Where a restore keeps its notes, where the repository takes no writes."),
     ] = None,
+    milvus_storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Where the server keeps its own files, for native backups; or its milvus.yaml."
+        ),
+    ] = None,
+    milvus_storage_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that object store. Repeatable.")
+    ] = None,
     as_json: JsonOption = False,
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error; on stderr.")
@@ -165,9 +177,18 @@ def _global(
         storage_options=_options_of(storage_option or []),
         read_only=read_only,
         journal_root=journal_root or None,
+        milvus_storage=_milvus_storage(milvus_storage, _options_of(milvus_storage_option or [])),
         as_json=as_json,
         session_factory=context.obj,
     )
+
+
+def _milvus_storage(url: str | None, options: dict[str, str]) -> dict[str, Any] | None:
+    if url:
+        return {"url": url, "options": options}
+    if options:
+        raise typer.BadParameter("--milvus-storage-option says how to reach --milvus-storage, which is missing")
+    return None
 
 
 @app.command()
@@ -187,6 +208,9 @@ def create(
     name: Annotated[str | None, typer.Option("--name", help="A name for the backup, or for each.")] = None,
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by. Repeatable.")] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Copy Milvus's own files: a true snapshot. Needs --milvus-storage.")
+    ] = False,
     no_compression: Annotated[bool, typer.Option("--no-compression", help="Write plain files.")] = False,
     level: Annotated[int | None, typer.Option("--level", help="Compression, 1 (fast) to 9 (small).")] = None,
     chunk_size_mb: Annotated[int | None, typer.Option(help="MiB of rows in one data file.")] = None,
@@ -213,6 +237,8 @@ def create(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if no_compression:
         options["compression_enabled"] = False
+    if native:
+        options["storage_type"] = BackupStorageType.MILVUS_NATIVE
     params = BackupParams(
         backup_type=BackupType.PARTITION if partition else BackupType.FULL_COLLECTION,
         partition_names=partition or [],

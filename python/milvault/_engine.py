@@ -28,12 +28,14 @@ class Engine:
         connection: ConnectionManager | None,
         *,
         repository: Mapping[str, Any] | None = None,
+        milvus_storage: Callable[[], Mapping[str, Any] | None] = lambda: None,
         settings: Mapping[str, Any] | None = None,
         poll_interval: float = 2.0,
         session_factory: SessionFactory | None = None,
     ) -> None:
         self._connection = connection
         self._repository = repository
+        self._milvus_storage = milvus_storage
         self._settings = dict(settings or {"max_retries": 3, "retry_delay_seconds": 5.0})
         self._poll_interval = poll_interval
         self._make_session = session_factory or core_session
@@ -115,6 +117,8 @@ class Engine:
         with self._lock:
             if name not in self._sessions:
                 config = {"server": server, "repository": self._repository, **self._settings}
+                if server is not None and (storage := self._milvus_storage()) is not None:
+                    config["milvus_storage"] = storage
                 self._sessions[name] = self._make_session(json.dumps(config))
             return self._sessions[name]
 

@@ -29,6 +29,24 @@ def repository_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
     return settings
 
 
+def milvus_storage_settings(config: BackupRecoveryConfig) -> dict[str, Any] | None:
+    """Where Milvus itself keeps its files and how to get in, secrets included; a `milvus.yaml` is read for it.
+
+    Raises:
+        InvalidArgumentError: The `milvus.yaml` cannot be read, or describes no storage.
+    """
+    if config.milvus_storage is None:
+        return None
+    root: str = config.milvus_storage.url
+    options: dict[str, str] = {}
+    if root.lower().endswith((".yaml", ".yml")) and "://" not in root:
+        from ._milvus_yaml import storage_of
+
+        root, options = storage_of(root)
+    options.update({name: value.get_secret_value() for name, value in config.milvus_storage.options.items()})
+    return {"root": root, "options": options}
+
+
 def retry_settings(config: BackupRecoveryConfig) -> dict[str, Any]:
     """How failures that may pass are repeated."""
     return {
@@ -43,18 +61,16 @@ def backup_request(
     config: BackupRecoveryConfig,
     timeout: float | None,
     database: str | None = None,
+    moment: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The core's `backup` request; without a `database`, in the connection's.
+    """The core's `backup` request; without a `database`, in the connection's. `moment` is a set's common one.
 
     Raises:
         InvalidArgumentError: An argument cannot be right, or names what this version does not do.
     """
     storage_type = params.storage_type or config.default_storage_type
-    if storage_type is not BackupStorageType.LOCAL_FILE:
-        raise InvalidArgumentError(
-            f"storage_type={storage_type} is not in this version; use BackupStorageType.LOCAL_FILE",
-            collection_name=collection_name,
-        )
+    if storage_type is BackupStorageType.MILVUS_NATIVE:
+        _check_native(collection_name, config)
     if params.backup_type is BackupType.INCREMENTAL or params.base is not None:
         raise InvalidArgumentError(
             "backup_type=INCREMENTAL (and base) is not in this version; use BackupType.FULL_COLLECTION or PARTITION",
@@ -68,6 +84,8 @@ def backup_request(
         "database": database,
         "backup_name": params.backup_name,
         "backup_type": params.backup_type.value,
+        "storage_type": storage_type.value,
+        **({} if moment is None else {"moment": moment}),
         "partition_names": params.partition_names,
         **unset,
         "include_indexes": params.include_indexes,
@@ -80,6 +98,22 @@ def backup_request(
         "verify_after": config.auto_verify_after_backup and config.enable_checksum_verification,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
     }
+
+
+def _check_native(collection_name: str, config: BackupRecoveryConfig) -> None:
+    if config.milvus_storage is None:
+        raise InvalidArgumentError(
+            "storage_type=MILVUS_NATIVE copies the files that Milvus keeps, and nothing says where those are: set "
+            "milvus_storage to the folder, or to the bucket and root path (s3://bucket/files), that the server writes "
+            "to, or to its milvus.yaml; BackupStorageType.LOCAL_FILE needs none of them",
+            collection_name=collection_name,
+        )
+    if config.milvus_backup_bucket is not None:
+        raise InvalidArgumentError(
+            "native backups go where all others go: leave milvus_backup_bucket out, and set local_backup_root_path, "
+            f"which may be an object store's URL such as s3://{config.milvus_backup_bucket}/backups",
+            collection_name=collection_name,
+        )
 
 
 def restore_request(

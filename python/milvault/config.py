@@ -46,12 +46,18 @@ class MilvusStorage(Model):
     """The storage that a Milvus server itself writes to.
 
     Attributes:
-        url: A folder, or an object store's URL (`s3://bucket/prefix`).
-        options: Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown.
+        url: The folder that `insert_log` lies in, or that place in an object store (`s3://bucket/files`: the bucket and
+            the root path of the server's settings), or the path of the server's own `milvus.yaml`.
+        options: Options of the object store, such as `aws_endpoint` or `aws_access_key_id`; never shown. They win over
+            what a `milvus.yaml` says.
     """
 
     url: Annotated[Root, Field(min_length=1)]
     options: dict[str, SecretStr] = Field(default_factory=dict)
+
+
+def _storage(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str | os.PathLike) else value
 
 
 def _words(value: Any) -> Any:
@@ -79,9 +85,9 @@ class BackupRecoveryConfig(Model):
     """Where restores note what they do to a server, if not in the repository, which may be read-only then: a folder or
     an object store's URL, the same for all who restore to that server."""
     milvus_backup_bucket: str | None = None
-    """Where native backups go."""
-    milvus_storage: MilvusStorage | None = None
-    """The storage that Milvus itself writes to: where native backups come from."""
+    """Has to stay unset where native backups are made: they go where all backups go, into an object store too."""
+    milvus_storage: Annotated[MilvusStorage | None, BeforeValidator(_storage)] = None
+    """The storage that Milvus itself writes to: where native backups come from. A URL or a path alone will do."""
 
     default_chunk_size_mb: PositiveCount = 256
     """About how many MiB of rows, in memory, one data file holds."""

@@ -14,8 +14,10 @@ from ._requests import (
     backup_named,
     backup_request,
     checked_name,
+    checked_timeout,
     copy_request,
     export_request,
+    milvus_storage_settings,
     open_request,
     prune_request,
     repository_settings,
@@ -25,7 +27,7 @@ from ._requests import (
 )
 from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
-from .enums import BackupState, VerificationType
+from .enums import BackupState, BackupStorageType, VerificationType
 from .errors import BackupCorruptedError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
@@ -103,6 +105,7 @@ class BackupManager:
         self._engine = Engine(
             connection_manager,
             repository=repository_settings(self.config),
+            milvus_storage=lambda: milvus_storage_settings(self.config),
             settings=retry_settings(self.config),
             poll_interval=self.config.progress_poll_interval,
             session_factory=session_factory,
@@ -214,8 +217,7 @@ class BackupManager:
     ) -> BackupSet:
         """Backs several collections up, of several databases too, one after the other: each uses the server fully.
 
-        One that fails does not stop the others. Each backup shows its own time: a common one, and users and roles,
-        belong to native backups, which are not in this version.
+        One that fails does not stop the others. Each backup shows its own time, native ones all the same moment.
 
         Args:
             filter: `collection`, `database.collection` or `database.*`; several in one text with commas between, or as
@@ -253,8 +255,10 @@ class BackupManager:
         patterns = None if filter is None else patterns_of(filter, own)
         backup_request("any", params, self.config, timeout)  # what would be wrong for each is said once
         results = []
-        for database, collection_name in await matching(self._engine, patterns):
-            result, _ = await self._backup(database, collection_name, params, progress, timeout)
+        members = await matching(self._engine, patterns)
+        moments = await self._moments(members, params, timeout)
+        for (database, collection_name), moment in zip(members, moments, strict=True):
+            result, _ = await self._backup(database, collection_name, params, progress, timeout, moment)
             results.append(result)
         return BackupSet(
             success=all(result.success for result in results),
@@ -263,6 +267,21 @@ class BackupManager:
             execution_time_ms=(time.perf_counter() - began) * 1000,
         )
 
+    async def _moments(
+        self, members: list[tuple[str, str]], params: BackupParams, timeout: float | None
+    ) -> list[dict[str, Any] | None]:
+        """The moment that each member's native backup is to show, the same for all; `None` for other backups."""
+        storage_type = params.storage_type or self.config.default_storage_type
+        if storage_type is not BackupStorageType.MILVUS_NATIVE:
+            return [None] * len(members)
+        collections = [{"database": database, "collection_name": name} for database, name in members]
+        request = {
+            "collections": collections,
+            "timeout_seconds": checked_timeout(timeout, self.config.default_backup_timeout),
+        }
+        moments: list[dict[str, Any] | None] = (await self._engine.run("moments", request)).unwrap()
+        return moments
+
     async def _backup(
         self,
         database: str | None,
@@ -270,12 +289,13 @@ class BackupManager:
         params: BackupParams,
         progress: ProgressSink,
         timeout: float | None,
+        moment: dict[str, Any] | None = None,
     ) -> tuple[BackupResult, Outcome]:
         began = time.perf_counter()
         own = "default" if self.connection_manager is None else self.connection_manager.db_name
         shown = collection_name if database in (None, own) else f"{database}.{collection_name}"
         with reporting(progress, f"Backing up {shown}") as sink:
-            request = backup_request(collection_name, params, self.config, timeout, database)
+            request = backup_request(collection_name, params, self.config, timeout, database, moment)
             outcome = await self._engine.run("backup", request, sink=sink)
         milliseconds = (time.perf_counter() - began) * 1000
         if outcome.error is None:

@@ -57,7 +57,8 @@ pub(super) async fn with_itself(backup: &Backup, checks: Checks) -> Result<Agree
     {
         found.note("indexes", error)?;
     }
-    if checks.data || checks.rows {
+    let native = manifest.storage_type == StorageType::MilvusNative; // which has no chunk table
+    if !native && (checks.data || checks.rows) {
         match backup.chunks().await {
             Err(error) => found.note("chunks.json", error)?,
             Ok(table) => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::chunks::Chunks;
 use super::control::{Control, Phase, deadline};
 use super::read::{self, DuplicatePolicy, Reader, Reading};
-use super::{Session, recover, verify};
+use super::{Session, native, recover, verify};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::Client;
@@ -25,42 +25,47 @@ use crate::schema::{Collection, Index};
 #[derive(Debug, Clone, Deserialize)]
 #[allow(clippy::struct_excessive_bools)] // the seam's names
 pub struct BackupRequest {
-    collection_name: String,
+    pub(super) collection_name: String,
     /// Unset: the connection's.
     #[serde(default)]
-    database: Option<String>,
+    pub(super) database: Option<String>,
     #[serde(default)]
-    backup_name: Option<String>,
+    pub(super) backup_name: Option<String>,
     #[serde(default)]
-    backup_type: manifest::BackupType,
+    pub(super) backup_type: manifest::BackupType,
     #[serde(default)]
-    partition_names: Vec<String>,
+    pub(super) partition_names: Vec<String>,
     #[serde(default = "yes")]
-    compression_enabled: bool,
+    pub(super) compression_enabled: bool,
     #[serde(default = "level")]
-    compression_level: u8,
+    pub(super) compression_level: u8,
     #[serde(default = "chunk_size")]
-    chunk_size_mb: u64,
+    pub(super) chunk_size_mb: u64,
     #[serde(default = "yes")]
-    include_indexes: bool,
+    pub(super) include_indexes: bool,
     #[serde(default)]
-    tags: Vec<String>,
+    pub(super) tags: Vec<String>,
     #[serde(default)]
-    duplicates: DuplicatePolicy,
+    pub(super) duplicates: DuplicatePolicy,
     #[serde(default)]
-    prove_stable: bool,
+    pub(super) prove_stable: bool,
     #[serde(default = "yes")]
-    resume: bool,
+    pub(super) resume: bool,
     #[serde(default)]
-    checksum_algorithm: ChecksumAlgorithm,
+    pub(super) checksum_algorithm: ChecksumAlgorithm,
     #[serde(default = "concurrency")]
-    max_concurrent_chunks: usize,
+    pub(super) max_concurrent_chunks: usize,
     #[serde(default = "yes")]
-    verify_after: bool,
+    pub(super) verify_after: bool,
     #[serde(default)]
-    bandwidth_limit_mib: Option<f64>,
+    pub(super) bandwidth_limit_mib: Option<f64>,
     #[serde(default)]
-    timeout_seconds: Option<f64>,
+    pub(super) storage_type: manifest::StorageType,
+    /// The moment that it has to show, for a native one of a set.
+    #[serde(default)]
+    pub(super) moment: Option<native::snapshot::Moment>,
+    #[serde(default)]
+    pub(super) timeout_seconds: Option<f64>,
 }
 
 fn yes() -> bool {
@@ -94,9 +99,12 @@ struct Plan {
 /// [`Kind::Backup`] and its like for what went wrong later. Nothing half-written stays, and the collection is left as
 /// loaded as it was.
 pub async fn backup(session: &Session, request: BackupRequest, control: &Control) -> Result<Value> {
+    if request.storage_type == manifest::StorageType::MilvusNative {
+        return Box::pin(native::backup(session, &request, control)).await;
+    }
     let limit = deadline(request.timeout_seconds);
     control.limit_bandwidth(request.bandwidth_limit_mib)?;
-    let about = |error: Error| as_backup_error(error, &request.collection_name);
+    let about = |error: Error| as_backup_error(error, &request.collection_name, "LOCAL_FILE");
     control.enter(Phase::Counting);
     let repository = session.repository()?;
     let plan = control.guard(limit, prepare(session, &request)).await.map_err(about)?;
@@ -113,7 +121,8 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         // Not guarded: a lock that is being taken is taken, and then given back.
         let attempt = repository.begin(begin).await?;
         control.begin();
-        match Box::pin(guarded(&plan, &request, &attempt, control, limit)).await {
+        let work = write(&plan, &request, &attempt, control);
+        match Box::pin(guarded(&plan.collection.name, &attempt, control, limit, work)).await {
             Ok((manifest, warnings)) => {
                 let storage_path = attempt.storage_path();
                 Ok((attempt.commit(manifest).await?, warnings, storage_path))
@@ -139,27 +148,47 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         release(&plan).await;
     }
     let (manifest, warnings, storage_path) = outcome.map_err(about)?;
-    let verification = if request.verify_after {
-        control.enter(Phase::Verifying);
-        let backup = repository
-            .find(manifest.backup_id.as_str(), Some(&manifest.collection_name), Some(&manifest.database))
-            .await?;
-        match control.guard(limit, verify::checksums(&backup, true, control)).await {
-            // Whoever stops a backup, or gives it too little time, finds none of it: also where only this was left.
-            Err(error) if matches!(error.kind(), Kind::Canceled | Kind::Timeout) => {
-                control.enter(Phase::Cleaning);
-                drop(backup);
-                undo(repository, &manifest).await;
-                return Err(about(error));
-            }
-            outcome => Some(outcome?),
+    let verification = verify_new(repository, &manifest, &request, control, limit).await.map_err(about)?;
+    answer(&manifest, &warnings, verification.as_ref(), &storage_path, control)
+}
+
+/// Reads the files of a new backup back, where that is wanted.
+pub(super) async fn verify_new(
+    repository: &Repository,
+    manifest: &Manifest,
+    request: &BackupRequest,
+    control: &Control,
+    limit: Option<std::time::Instant>,
+) -> Result<Option<verify::Verification>> {
+    if !request.verify_after {
+        return Ok(None);
+    }
+    control.enter(Phase::Verifying);
+    let backup =
+        repository.find(manifest.backup_id.as_str(), Some(&manifest.collection_name), Some(&manifest.database)).await?;
+    match control.guard(limit, verify::checksums(&backup, true, control)).await {
+        // Whoever stops a backup, or gives it too little time, finds none of it: also where only this was left.
+        Err(error) if matches!(error.kind(), Kind::Canceled | Kind::Timeout) => {
+            control.enter(Phase::Cleaning);
+            drop(backup);
+            undo(repository, manifest).await;
+            Err(error)
         }
-    } else {
-        None
-    };
+        outcome => outcome.map(Some),
+    }
+}
+
+/// What a backup's making amounts to, for Python.
+pub(super) fn answer(
+    manifest: &Manifest,
+    warnings: &[String],
+    verification: Option<&verify::Verification>,
+    storage_path: &str,
+    control: &Control,
+) -> Result<Value> {
     control.enter(Phase::Done);
-    let outcome = serde_json::to_value(&verification).map_err(|error| internal(error.to_string()))?;
-    let metadata = super::metadata(&manifest, Some(&outcome), &storage_path);
+    let outcome = serde_json::to_value(verification).map_err(|error| internal(error.to_string()))?;
+    let metadata = super::metadata(manifest, Some(&outcome), storage_path);
     Ok(json!({"metadata": metadata, "warnings": warnings, "verification": verification, "timings": control.timings()}))
 }
 
@@ -180,9 +209,9 @@ async fn release(plan: &Plan) {
     }
 }
 
-fn as_backup_error(error: Error, collection: &str) -> Error {
+pub(super) fn as_backup_error(error: Error, collection: &str, storage_type: &str) -> Error {
     let error = if matches!(error.kind(), Kind::Server) { error.into_kind(Kind::Backup) } else { error };
-    error.with("collection_name", collection).with("storage_type", "LOCAL_FILE")
+    error.with("collection_name", collection).with("storage_type", storage_type)
 }
 
 async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
@@ -239,7 +268,7 @@ fn may_go_on(error: &Error) -> bool {
     error.is_temporary() && matches!(error.kind(), Kind::Server | Kind::Storage | Kind::Backup)
 }
 
-fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result<Vec<String>> {
+pub(super) fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result<Vec<String>> {
     let by_name = request.backup_type == manifest::BackupType::Partition;
     if by_name && request.partition_names.is_empty() {
         return Err(Error::new(Kind::InvalidArgument, "a backup of type PARTITION needs partition_names"));
@@ -270,20 +299,27 @@ fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result
 
 /// Refuses early where what the rows take would not fit. Compression is not counted on.
 async fn check_space(session: &Session, plan: &Plan) -> Result<()> {
-    let Some(available) = session.repository()?.store().available_bytes() else { return Ok(()) };
+    if session.repository()?.store().available_bytes().is_none() {
+        return Ok(());
+    }
     let reader = Reader::new(&plan.client, &plan.collection, 1).await?;
     let rows: u64 = reader.counts(&plan.partitions).await?.values().sum();
     // Vectors hardly shrink, text does: half of the estimate is what any backup takes at least.
     let needed = rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64) / 2;
+    check_room(session.repository()?, &plan.collection.name, needed)
+}
+
+/// Refuses early what takes more than there is room for.
+pub(super) fn check_room(repository: &Repository, collection: &str, needed: u64) -> Result<()> {
+    let Some(available) = repository.store().available_bytes() else { return Ok(()) };
     if needed <= available {
         return Ok(());
     }
-    let path = session.repository()?.store().display("");
+    let path = repository.store().display("");
     Err(Error::new(
         Kind::InsufficientStorage,
         format!(
-            "a backup of '{}' takes about {:.2} GB at least, and {path} has {:.2} GB free. Free some space, or put the repository elsewhere",
-            plan.collection.name,
+            "a backup of '{collection}' takes about {:.2} GB at least, and {path} has {:.2} GB free. Free some space, or put the repository elsewhere",
             gigabytes(needed),
             gigabytes(available)
         ),
@@ -299,13 +335,13 @@ fn gigabytes(bytes: u64) -> f64 {
 }
 
 /// The work between lock and commit, until it ends, is canceled, runs out of time, or the lock is lost.
-async fn guarded(
-    plan: &Plan,
-    request: &BackupRequest,
+pub(super) async fn guarded<T>(
+    collection: &str,
     attempt: &Attempt,
     control: &Control,
     limit: Option<std::time::Instant>,
-) -> Result<(Manifest, Vec<String>)> {
+    write: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let lost = attempt.lost();
     let tell_progress = async {
         loop {
@@ -318,9 +354,9 @@ async fn guarded(
             biased;
             () = lost.cancelled() => Err(Error::new(
                 Kind::InProgress,
-                format!("another process took over the lock of '{}' while this backup ran, as it does when it sees no sign of life for ten seconds. Run it again", plan.collection.name),
+                format!("another process took over the lock of '{collection}' while this backup ran, as it does when it sees no sign of life for ten seconds. Run it again"),
             )),
-            outcome = write(plan, request, attempt, control) => outcome,
+            outcome = Box::pin(write) => outcome,
             () = tell_progress => Err(internal("telling progress ended")),
         }
     };
@@ -373,9 +409,7 @@ async fn write(
     let schema = serde_json::to_value(&plan.collection).map_err(|error| internal(error.to_string()))?;
     attempt.put(&RelativePath::new(SCHEMA_FILE)?, pretty(&schema)?).await?;
     if request.include_indexes {
-        for (field, indexes) in by_field(&plan.indexes) {
-            attempt.put(&index_file(&field)?, pretty(&json!(indexes))?).await?;
-        }
+        put_indexes(attempt, &plan.indexes).await?;
     }
     let table = chunks.table();
     attempt.put(&RelativePath::new(CHUNKS_FILE)?, table.to_bytes()?.into()).await?;
@@ -460,6 +494,14 @@ fn digests(reading: &Reading) -> BTreeMap<String, PartitionDigest> {
         .collect()
 }
 
+/// Writes the definitions of indexes, a file for each field.
+pub(super) async fn put_indexes(attempt: &Attempt, indexes: &[Index]) -> Result<()> {
+    for (field, indexes) in by_field(indexes) {
+        attempt.put(&index_file(&field)?, pretty(&json!(indexes))?).await?;
+    }
+    Ok(())
+}
+
 fn by_field(indexes: &[Index]) -> BTreeMap<String, Vec<&Index>> {
     let mut fields: BTreeMap<String, Vec<&Index>> = BTreeMap::new();
     for index in indexes {
@@ -468,7 +510,7 @@ fn by_field(indexes: &[Index]) -> BTreeMap<String, Vec<&Index>> {
     fields
 }
 
-fn pretty(value: &Value) -> Result<bytes::Bytes> {
+pub(super) fn pretty(value: &Value) -> Result<bytes::Bytes> {
     let mut text = serde_json::to_vec_pretty(value).map_err(|error| internal(error.to_string()))?;
     text.push(b'\n');
     Ok(text.into())

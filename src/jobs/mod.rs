@@ -25,6 +25,7 @@ mod into;
 mod journals;
 mod likeness;
 mod load;
+mod native;
 pub mod open;
 mod pieces;
 pub mod prune;
@@ -45,7 +46,7 @@ use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Retry, ServerConfig};
 use crate::repository::manifest::Manifest;
 use crate::repository::retention::Health;
-use crate::repository::{Backup, Listed, Repository, verdict};
+use crate::repository::{Backup, Listed, Repository, Store, verdict};
 
 /// How long a collection may take to load.
 const LOAD_LIMIT: Duration = Duration::from_secs(1800);
@@ -62,6 +63,9 @@ pub struct SessionConfig {
     server: Option<ServerConfig>,
     #[serde(default)]
     repository: Option<RepositoryConfig>,
+    /// Where Milvus itself keeps its files.
+    #[serde(default)]
+    milvus_storage: Option<StorageConfig>,
     #[serde(default = "max_retries")]
     max_retries: u32,
     #[serde(default = "retry_delay")]
@@ -80,6 +84,13 @@ struct RepositoryConfig {
     journal_root: Option<String>,
 }
 
+#[derive(Deserialize)]
+struct StorageConfig {
+    root: String,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
 fn max_retries() -> u32 {
     3
 }
@@ -92,6 +103,7 @@ pub struct Session {
     server: Option<ServerConfig>,
     repository: Option<Repository>,
     journals: Option<Repository>,
+    milvus_storage: Option<StorageConfig>,
     retry: Retry,
     client: OnceCell<Client>,
 }
@@ -114,6 +126,7 @@ impl Session {
             server: config.server,
             repository,
             journals,
+            milvus_storage: config.milvus_storage,
             retry: Retry { max_retries: config.max_retries, delay },
             client: OnceCell::new(),
         })
@@ -142,6 +155,19 @@ impl Session {
         self.repository.as_ref().ok_or_else(|| {
             Error::new(Kind::InvalidArgument, "this needs a repository, and none was given: pass its root")
         })
+    }
+
+    /// Where Milvus itself keeps its files, to be read only.
+    fn milvus_storage(&self) -> Result<Store> {
+        let config = self.milvus_storage.as_ref().ok_or_else(|| {
+            Error::new(
+                Kind::InvalidArgument,
+                "native backups are copies of the files that Milvus keeps, and nothing says where those are: set \
+                 milvus_storage to the folder, or the bucket and root path, that the server writes to, or to its milvus.yaml",
+            )
+        })?;
+        let opened = Store::open(&config.root, &config.options).map_err(|error| error.context("milvus_storage"))?;
+        Ok(opened.read_only())
     }
 
     /// The database whose backups are meant: the connection's, or any where there is none.
@@ -214,6 +240,7 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
 async fn run_small(session: &Session, operation: &str, request: &str, control: &Control) -> Result<Value> {
     match operation {
         "backup" => backup::backup(session, parse(operation, request)?, control).await,
+        "moments" => native::moments(session, &parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,
         "copy" => copy::copy(session, parse(operation, request)?, control).await,

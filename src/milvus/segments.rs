@@ -1,5 +1,7 @@
 //! The server's own numbers of a collection, and the segments that it has written: what its files are found by.
 
+use serde::{Deserialize, Serialize};
+
 use super::client::{Client, ServerKind, rpc};
 use super::{proto, status};
 use crate::error::{Error, Kind, Result};
@@ -8,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 const LEVEL_ZERO: i32 = 1;
 
 /// What the server says of a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SegmentState {
     /// Takes rows; none of them may be in files yet.
     Growing,
@@ -27,7 +29,7 @@ pub enum SegmentState {
 }
 
 /// A segment that the server keeps in files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Its number, and the name of its folder.
     pub id: i64,

@@ -57,6 +57,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
         "database": None,
         "backup_name": None,
         "backup_type": "FULL_COLLECTION",
+        "storage_type": "LOCAL_FILE",
         "partition_names": [],
         "compression_enabled": False,
         "compression_level": 2,

@@ -1,0 +1,210 @@
+//! How many rows a binlog file holds, told while its bytes pass by.
+//!
+//! A file is a magic number and events; each event says how long it is, and all but the first end in a Parquet file,
+//! whose footer counts the rows. Only those footers are kept. What is not laid out so is not whole: on a local disk,
+//! Milvus writes its files in place, and one may be read before its end is there.
+
+use parquet::file::metadata::ParquetMetaDataReader;
+
+use crate::repository::Look;
+
+const MAGIC: [u8; 4] = 0x00ff_fabc_u32.to_le_bytes();
+/// Timestamp, type, length and next position.
+const HEADER: usize = 17;
+/// Type of the event that a file begins with, which has no rows.
+const DESCRIPTOR: u8 = 0;
+/// The start and end timestamps that come before an event's Parquet file.
+const BEFORE_PARQUET: u64 = 16;
+/// No footer of a file with one column is longer.
+const LONGEST_FOOTER: u64 = 1 << 20;
+
+/// Counts as bytes pass.
+#[derive(Default)]
+pub struct LogRows {
+    /// Bytes that have passed.
+    at: u64,
+    /// Where the event ends that is passing.
+    event_end: u64,
+    event_type: u8,
+    /// The magic number, or an event's header, as far as it has passed.
+    head: Vec<u8>,
+    /// The end of the event that is passing.
+    tail: Vec<u8>,
+    rows: u64,
+    events: u64,
+    wrong: Option<&'static str>,
+}
+
+impl Look for LogRows {
+    fn look(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.wrong.is_none() {
+            let taken = match self.step(bytes) {
+                Ok(taken) => taken,
+                Err(wrong) => {
+                    self.wrong = Some(wrong);
+                    return;
+                }
+            };
+            self.at += taken as u64;
+            bytes = &bytes[taken..];
+            if self.events > 0 && self.at == self.event_end {
+                self.wrong = self.end_event().err();
+            }
+        }
+    }
+}
+
+impl LogRows {
+    /// The rows, once all bytes have passed; else what is wrong with the file.
+    pub fn rows(&self) -> Result<u64, &'static str> {
+        match self.wrong {
+            Some(wrong) => Err(wrong),
+            None if self.events < 2 || self.at != self.event_end || !self.head.is_empty() => Err("ends too early"),
+            None => Ok(self.rows),
+        }
+    }
+
+    /// Takes some of the bytes; says how many.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        if self.at < MAGIC.len() as u64 {
+            let taken = self.fill_head(bytes, MAGIC.len());
+            if self.head.len() == MAGIC.len() {
+                if self.head != MAGIC {
+                    return Err("does not begin as a binlog does");
+                }
+                self.head.clear();
+            }
+            return Ok(taken);
+        }
+        if self.events == 0 || self.at == self.event_end || !self.head.is_empty() {
+            let begun = self.head.len() as u64;
+            let taken = self.fill_head(bytes, HEADER);
+            if self.head.len() == HEADER {
+                self.begin_event(self.at - begun)?;
+            }
+            return Ok(taken);
+        }
+        let left = self.event_end - self.at;
+        let taken = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        let skipped = usize::try_from(left.saturating_sub(LONGEST_FOOTER)).unwrap_or(usize::MAX).min(taken);
+        self.tail.extend_from_slice(&bytes[skipped..taken]);
+        Ok(taken)
+    }
+
+    fn fill_head(&mut self, bytes: &[u8], length: usize) -> usize {
+        let taken = (length - self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..taken]);
+        taken
+    }
+
+    fn begin_event(&mut self, start: u64) -> Result<(), &'static str> {
+        let length: [u8; 4] = self.head[9..13].try_into().map_err(|_| "has an event without a length")?;
+        let length = u64::try_from(i32::from_le_bytes(length)).map_err(|_| "has an event of negative length")?;
+        self.event_type = self.head[8];
+        if (self.event_type == DESCRIPTOR) != (self.events == 0) {
+            return Err("has an event out of place");
+        }
+        if length < HEADER as u64 + BEFORE_PARQUET {
+            return Err("has an event that is too short");
+        }
+        self.events += 1;
+        self.event_end = start + length;
+        self.head.clear();
+        self.tail.clear();
+        Ok(())
+    }
+
+    fn end_event(&mut self) -> Result<(), &'static str> {
+        if self.event_type == DESCRIPTOR {
+            return Ok(());
+        }
+        let (rest, magic) = self.tail.split_last_chunk::<4>().ok_or("has an event that is too short")?;
+        let (rest, length) = rest.split_last_chunk::<4>().ok_or("has an event that is too short")?;
+        if magic != b"PAR1" {
+            return Err("has an event that does not end as Parquet does");
+        }
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let start = rest.len().checked_sub(length).ok_or("has a Parquet footer that is too long")?;
+        let footer = ParquetMetaDataReader::decode_metadata(&rest[start..]);
+        let footer = footer.map_err(|_| "has a Parquet footer that cannot be read")?;
+        let rows = u64::try_from(footer.file_metadata().num_rows()).map_err(|_| "has a negative number of rows")?;
+        self.rows = self.rows.checked_add(rows).ok_or("has too many rows")?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event_type: u8, data: &[u8]) -> Vec<u8> {
+        let length = i32::try_from(HEADER + data.len()).unwrap();
+        let mut bytes = vec![0; 8];
+        bytes.push(event_type);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn parquet(rows: i64) -> Vec<u8> {
+        use arrow_array::{Int64Array, RecordBatch};
+        use std::sync::Arc;
+        let column: Arc<dyn arrow_array::Array> = Arc::new(Int64Array::from_iter_values(0..rows));
+        let batch = RecordBatch::try_from_iter([("val", column)]).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.into_inner().unwrap()
+    }
+
+    /// A file with an event for each of these numbers of rows.
+    fn file(rows: &[i64]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(event(DESCRIPTOR, &[0; 70]));
+        for rows in rows {
+            bytes.extend(event(1, &[&[0; 16][..], &parquet(*rows)].concat()));
+        }
+        bytes
+    }
+
+    fn count(bytes: &[u8], portion: usize) -> Result<u64, &'static str> {
+        let mut rows = LogRows::default();
+        bytes.chunks(portion).for_each(|bytes| rows.look(bytes));
+        rows.rows()
+    }
+
+    #[test]
+    fn rows_are_counted_in_whatever_portions_the_bytes_come() {
+        let bytes = file(&[3, 70_000, 1]);
+        for portion in [1, 7, 4096, usize::MAX] {
+            assert_eq!(count(&bytes, portion), Ok(70_004), "{portion}");
+        }
+    }
+
+    #[test]
+    fn every_file_that_is_cut_short_is_found() {
+        let bytes = file(&[3, 5]);
+        let whole_events = file(&[3]).len();
+        for length in 0..bytes.len() {
+            // Cut between two events it looks whole: then its rows are too few.
+            let expected = if length == whole_events { Ok(3) } else { Err(()) };
+            assert_eq!(count(&bytes[..length], 64).map_err(|_| ()), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_binlog_is_refused_without_a_panic() {
+        assert_eq!(count(b"PAR1 and more", 5), Err("does not begin as a binlog does"));
+        let mut no_descriptor = MAGIC.to_vec();
+        no_descriptor.extend(event(1, &[0; 40]));
+        assert_eq!(count(&no_descriptor, 5), Err("has an event out of place"));
+        let bytes = file(&[3]);
+        for at in 0..bytes.len() {
+            for value in [0, 0x7f, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                let _ = count(&damaged, 1000);
+            }
+        }
+    }
+}
