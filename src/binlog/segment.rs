@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::SchemaRef;
 use arrow_select::filter::filter_record_batch;
 
@@ -169,7 +169,7 @@ impl Segment {
             return Ok(self.rows);
         }
         let mut living = 0;
-        for batch in self.batches(schema, &[&schema.primary_key()?.name], deletes, at, COUNTED_ROWS)? {
+        for batch in self.batches(schema, &[], deletes, at, COUNTED_ROWS)? {
             living += batch?.num_rows() as u64;
         }
         Ok(living)
@@ -333,7 +333,7 @@ impl SegmentBatches {
             }
             columns.push(array);
         }
-        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.arrow), columns, &options)
             .map_err(|error| internal(format!("the rows of a segment are not of their schema: {error}")))?;
         match &mut self.picking {
@@ -364,6 +364,13 @@ impl Picking {
         let lives: Vec<bool> = deleted.iter().zip(&times).map(|(deleted, time)| !deleted && !late(*time)).collect();
         if lives.iter().all(|lives| *lives) {
             return Ok(batch);
+        }
+        if batch.num_columns() == 0 {
+            // Of no columns, the filter would keep all rows.
+            let living = lives.iter().filter(|lives| **lives).count();
+            let options = RecordBatchOptions::new().with_row_count(Some(living));
+            return RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)
+                .map_err(|error| internal(error.to_string()));
         }
         filter_record_batch(&batch, &BooleanArray::from(lives)).map_err(|error| internal(error.to_string()))
     }
