@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._moments import moment_of_text
 from ._terminal import (
     draws_progress,
     print_json,
@@ -377,6 +378,10 @@ def export(
     ] = None,
     where: Annotated[str | None, typer.Option("--where", help="Only rows that match, such as 'price < 10'.")] = None,
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="TIME", help="An earlier moment of a native backup: 2026-11-21T06:30:00Z."),
+    ] = None,
     file_format: Annotated[
         str | None, typer.Option("--format", help="parquet, arrow, csv or jsonl. Default: by the file's name.")
     ] = None,
@@ -399,6 +404,7 @@ def export(
             columns=names or None,
             where=where,
             partition_names=partition,
+            as_of=None if as_of is None else moment_of_text(as_of),
             overwrite=overwrite,
             progress=progress,
             timeout=timeout,
@@ -423,6 +429,10 @@ def restore(
     partition: Annotated[list[str] | None, typer.Option("--partition", help="Only this one. Repeatable.")] = None,
     where: Annotated[
         str | None, typer.Option("--where", metavar="FILTER", help="Only rows that match, such as 'price > 10'.")
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="TIME", help="An earlier moment of a native backup: 2026-11-21T06:30:00Z."),
     ] = None,
     drop_existing: Annotated[
         bool, typer.Option("--drop-existing", help="Replace a collection of that name, once the new one is proven.")
@@ -460,6 +470,7 @@ def restore(
         target_database=target_database,
         partition_names=partition or [],
         where=where,
+        as_of=None if as_of is None else moment_of_text(as_of),
         drop_existing=drop_existing,
         into_existing=into_existing,
         on_conflict=on_conflict,

@@ -6,6 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from ._moments import Moment, hybrid_timestamp
 from .enums import BackupStorageType, BackupType
 from .errors import InvalidArgumentError
 
@@ -139,6 +140,7 @@ def restore_request(
         "target_database": params.target_database,
         "partition_names": params.partition_names,
         "where": params.where,
+        "at": None if params.as_of is None else hybrid_timestamp(params.as_of),
         **unset,
         "drop_existing": params.drop_existing,
         "into_existing": params.into_existing,
@@ -232,19 +234,13 @@ def open_request(
     columns: Sequence[str] | None,
     where: str | None,
     partition_names: Sequence[str] | None,
-    as_of: object = None,
+    as_of: Moment | None = None,
 ) -> dict[str, Any]:
     """The core's request to open a backup.
 
     Raises:
-        InvalidArgumentError: An argument cannot be right, or names what this version does not do.
+        InvalidArgumentError: An argument cannot be right.
     """
-    if as_of is not None:
-        raise InvalidArgumentError(
-            "as_of is not in this version: a backup shows the moment it was made. "
-            "list_backups(created_before=...) finds the last one before a time; open that",
-            backup_id=backup,
-        )
     for argument, names in (("columns", columns), ("partition_names", partition_names)):
         if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
             raise InvalidArgumentError(f"{argument} has to be a list of names")
@@ -255,6 +251,7 @@ def open_request(
         "columns": None if columns is None else list(columns),
         "where": where,
         "partition_names": list(partition_names or ()),
+        "at": None if as_of is None else hybrid_timestamp(as_of),
     }
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
     from typing_extensions import Self
 
+    from ._moments import Moment
     from ._seam import Outcome, SessionFactory
     from .enums import BackupType
     from .errors import BackupRecoveryError
@@ -415,7 +416,7 @@ class BackupManager:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         partition_names: Sequence[str] | None = None,
-        as_of: datetime.datetime | None = None,
+        as_of: Moment | None = None,
     ) -> BackupReader:
         """Opens a backup's rows for reading. Needs no server.
 
@@ -425,7 +426,8 @@ class BackupManager:
             columns: Names of the columns to read, in this order; `$meta` holds the dynamic field. Unset: all.
             where: Only rows that this filter matches, in Milvus's style: `price < 10 and title like "The %"`.
             partition_names: Only rows of these partitions. Unset: all.
-            as_of: Not in this version.
+            as_of: The moment to show of a native backup, up to its own: a time with its zone, milliseconds since 1970
+                or a timestamp of Milvus. Unset: the backup's own. `reader.history` says whether it is shown exactly.
 
         Returns:
             A stream of rows, to be closed after use.
@@ -460,6 +462,7 @@ class BackupManager:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         partition_names: Sequence[str] | None = None,
+        as_of: Moment | None = None,
         overwrite: bool = False,
         progress: ProgressSink = None,
         timeout: float | None = None,
@@ -476,6 +479,7 @@ class BackupManager:
             columns: As for `open_backup`, like `where` and `partition_names`.
             where: Only rows that this filter matches.
             partition_names: Only rows of these partitions.
+            as_of: The moment to show of a native backup.
             overwrite: Whether to replace a file that is there.
             progress: As for `create_backup`.
             timeout: Seconds it may take. Unset: no limit.
@@ -489,7 +493,7 @@ class BackupManager:
         began = time.perf_counter()
         with reporting(progress, f"Exporting {backup_id}") as sink:
             rows = open_request(
-                backup_id, collection_name, columns=columns, where=where, partition_names=partition_names
+                backup_id, collection_name, columns=columns, where=where, partition_names=partition_names, as_of=as_of
             )
             request = export_request(rows, path, format, overwrite=overwrite, timeout=timeout)
             outcome = await self._engine.run("export", request, needs_server=False, sink=sink)

@@ -5,12 +5,15 @@ A field that is left unset takes the value of the manager's `BackupRecoveryConfi
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ._model import Level, Model, Percent, PositiveCount, PositiveRate
+from ._moments import hybrid_timestamp
 from .enums import AutoIdPolicy, BackupStorageType, BackupType, ConflictPolicy, RestoreProof, VerificationType
+from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -75,6 +78,8 @@ class RestoreParams(Model):
         target_database: The database to make it in, which must exist. Unset: the connection's.
         partition_names: Only these partitions; all when empty.
         where: Only rows that match this expression on scalar and JSON fields, in Milvus's style.
+        as_of: The moment to restore of a native backup, up to its own: a time with its zone, milliseconds since 1970
+            or a timestamp of Milvus. Where compaction may have taken rows of it away, a warning says so.
         verify_before_restore: Whether every file's checksum is checked first. Unset: the config's.
         drop_existing: Whether a collection of the target's name may be replaced. It stays until the new one is proven.
         into_existing: Whether the rows go into the collection that stands at the target, by their primary keys. There
@@ -96,6 +101,7 @@ class RestoreParams(Model):
     target_database: Name | None = None
     partition_names: list[Name] = Field(default_factory=list)
     where: Name | None = None
+    as_of: datetime.datetime | int | None = None
     verify_before_restore: bool = True
     drop_existing: bool = False
     into_existing: bool = False
@@ -109,6 +115,16 @@ class RestoreParams(Model):
     batch_rows: PositiveCount | None = None
     max_requests_in_flight: PositiveCount = 2
     bandwidth_limit_mib: PositiveRate | None = None
+
+    @field_validator("as_of")
+    @classmethod
+    def _is_a_moment(cls, moment: datetime.datetime | int | None) -> datetime.datetime | int | None:
+        if moment is not None:
+            try:
+                hybrid_timestamp(moment)
+            except InvalidArgumentError as error:
+                raise ValueError(str(error)) from None
+        return moment
 
     @model_validator(mode="after")
     def _into_existing_fits_the_rest(self) -> Self:

@@ -53,6 +53,9 @@ class BackupReader:
         columns: Names of the columns, in their order.
         row_count: How many rows there are; `None` where a filter decides.
         schema: The columns in Arrow, for `pyarrow.schema`.
+        history: `EXACT` where the rows are those of the moment asked for; `BEST_EFFORT` where compaction may have taken
+            some away that were deleted since.
+        history_reason: Why.
 
     Example:
         ```python
@@ -67,6 +70,8 @@ class BackupReader:
         self.columns: list[str] = list(description["columns"])
         self.row_count: int | None = description["row_count"]
         self.schema = ArrowSchema(core, self.columns)
+        self.history: str = description["history"]
+        self.history_reason: str = description["history_reason"]
 
     @property
     def backup_id(self) -> str:

@@ -51,6 +51,8 @@ pub struct Descriptor {
     pub end: u64,
     /// The payload's type, as Milvus numbers it.
     pub payload_type: i32,
+    /// The hybrid timestamp of the file's own writing.
+    pub written: u64,
 }
 
 /// A file, taken apart.
@@ -70,17 +72,7 @@ impl Binlog {
     pub fn open(source: &Source, kind: EventKind, name: &str) -> Result<Self> {
         let damaged = |what: &str| damaged(name, what);
         let read = |range: Range<u64>| read(source, range, name);
-        let start = read(0..FIRST)?;
-        if *start != MAGIC.to_le_bytes() {
-            return Err(damaged("does not begin as one of Milvus's binlogs does"));
-        }
-        let (header, next) = Header::read(&read(FIRST..FIRST + HEADER)?, FIRST, source.len())
-            .ok_or_else(|| damaged("has a first event that reaches beyond its end"))?;
-        if header.kind != 0 || header.length < HEADER + DESCRIPTOR_FIXED {
-            return Err(damaged("has no descriptor"));
-        }
-        let fixed = read(FIRST + HEADER..FIRST + HEADER + DESCRIPTOR_FIXED)?;
-        let descriptor = Descriptor::read(&fixed).ok_or_else(|| damaged("has no whole descriptor"))?;
+        let (descriptor, next) = Descriptor::find(source, source.len(), name)?;
         let wanted = match kind {
             EventKind::Insert => 1,
             EventKind::Delete => 2,
@@ -108,6 +100,7 @@ impl Binlog {
 
 /// The header of an event.
 struct Header {
+    time: u64,
     kind: u8,
     length: u64,
 }
@@ -118,11 +111,38 @@ impl Header {
         let length = u64::try_from(i32::from_le_bytes(bytes.get(9..13)?.try_into().ok()?)).ok()?;
         let next = u64::try_from(i32::from_le_bytes(bytes.get(13..17)?.try_into().ok()?)).ok()?;
         let whole = length >= HEADER && next == at.checked_add(length)? && next <= file_length;
-        whole.then_some((Self { kind: *bytes.get(8)?, length }, next))
+        let time = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+        whole.then_some((Self { time, kind: *bytes.get(8)?, length }, next))
     }
 }
 
 impl Descriptor {
+    /// Reads the descriptor of a file of `length` bytes, of which only the start is at hand.
+    ///
+    /// # Errors
+    /// [`Kind::BackupCorrupted`] with `failed_files` where it is no binlog.
+    pub fn of_start(start: &Source, length: u64, name: &str) -> Result<Self> {
+        Self::find(start, length, name).map(|(descriptor, _)| descriptor)
+    }
+
+    /// Reads the descriptor of a file of `length` bytes, and where the next event begins.
+    fn find(source: &Source, length: u64, name: &str) -> Result<(Self, u64)> {
+        let damaged = |what: &str| damaged(name, what);
+        let read = |range: Range<u64>| read(source, range, name);
+        let start = read(0..FIRST)?;
+        if *start != MAGIC.to_le_bytes() {
+            return Err(damaged("does not begin as one of Milvus's binlogs does"));
+        }
+        let (header, next) = Header::read(&read(FIRST..FIRST + HEADER)?, FIRST, length)
+            .ok_or_else(|| damaged("has a first event that reaches beyond its end"))?;
+        if header.kind != 0 || header.length < HEADER + DESCRIPTOR_FIXED {
+            return Err(damaged("has no descriptor"));
+        }
+        let fixed = read(FIRST + HEADER..FIRST + HEADER + DESCRIPTOR_FIXED)?;
+        let descriptor = Self::read(&fixed).ok_or_else(|| damaged("has no whole descriptor"))?;
+        Ok((Self { written: header.time, ..descriptor }, next))
+    }
+
     fn read(bytes: &[u8]) -> Option<Self> {
         let long = |at: usize| Some(i64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let time = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
@@ -134,6 +154,7 @@ impl Descriptor {
             start: time(32)?,
             end: time(40)?,
             payload_type: i32::from_le_bytes(bytes.get(48..52)?.try_into().ok()?),
+            written: 0,
         })
     }
 }

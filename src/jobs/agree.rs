@@ -1,14 +1,15 @@
 //! Does a backup agree with itself? Its schema with the manifest's, its chunk table with what the manifest promises of
 //! the rows. Reads two small files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::pieces::{Piece, Pieces};
 use super::read::ALL_PARTITIONS;
 use super::verify::Checks;
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result};
 use crate::repository::manifest::{BackupType, StorageType};
-use crate::repository::{Backup, ChunkTable};
+use crate::repository::{Backup, ChunkTable, RelativePath};
 use crate::schema::Collection;
 
 /// A file that does not say what it has to, and a sentence that tells what is wrong.
@@ -26,14 +27,29 @@ pub(super) struct Agreement {
     pub(super) contradictions: Vec<Contradiction>,
 }
 
+/// Milvus's metadata and the list of files have to name the same files.
+async fn segments_agree(backup: &Backup, collection: &Collection) -> Result<()> {
+    let pieces = Pieces::of(backup, collection, None).await?.pieces;
+    let told: BTreeSet<&str> = pieces.iter().flat_map(Piece::files).map(RelativePath::as_str).collect();
+    let sums = backup.checksums().await?;
+    let known: BTreeSet<&str> = sums.files.keys().map(RelativePath::as_str).collect();
+    let mut there = known.iter().filter(|file| file.starts_with("binlogs/insert_log/"));
+    let wrong = |what: String| {
+        Error::new(Kind::BackupCorrupted, what).with("failed_files", vec![crate::binlog::metadata::FULL_FILE])
+    };
+    if let Some(file) = told.iter().find(|file| !known.contains(*file)) {
+        return Err(wrong(format!("the metadata names {file}, which is not a file of the backup")));
+    }
+    match there.find(|file| !told.contains(*file)) {
+        Some(file) => Err(wrong(format!("{file} is a file of the backup, and the metadata does not name it"))),
+        None => Ok(()),
+    }
+}
+
 /// Reads schema and chunk table and holds them against the manifest, as far as `checks` asks for it.
 pub(super) async fn with_itself(backup: &Backup, checks: Checks) -> Result<Agreement> {
     let mut found = Agreement::default();
     let manifest = backup.manifest();
-    // Milvus's own binlogs have no chunk table.
-    if manifest.storage_type != StorageType::LocalFile {
-        return Ok(found);
-    }
     match backup.schema().await {
         Err(error) => found.note("schema.json", error)?,
         Ok(schema) => {
@@ -57,8 +73,13 @@ pub(super) async fn with_itself(backup: &Backup, checks: Checks) -> Result<Agree
     {
         found.note("indexes", error)?;
     }
-    let native = manifest.storage_type == StorageType::MilvusNative; // which has no chunk table
-    if !native && (checks.data || checks.rows) {
+    if manifest.storage_type == StorageType::MilvusNative {
+        if let Some(collection) = &found.collection
+            && let Err(error) = segments_agree(backup, collection).await
+        {
+            found.note(crate::binlog::metadata::FULL_FILE, error)?;
+        }
+    } else if checks.data || checks.rows {
         match backup.chunks().await {
             Err(error) => found.note("chunks.json", error)?,
             Ok(table) => {

@@ -7,6 +7,7 @@ use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::pieces::history::{self, History};
 use super::pieces::{Batches, Piece, Pieces, Promise, Wanted};
 use super::read::ALL_PARTITIONS;
 use crate::error::{Error, Kind, Result, internal};
@@ -85,6 +86,11 @@ impl Rows {
     #[must_use]
     pub fn amount_to_what_is_read(&self) -> bool {
         self.promised.keys().any(|name| self.promised(name).set.is_none())
+    }
+
+    /// Whether the rows of `at` are shown as they were then.
+    pub(super) async fn history(&self, backup: &Backup, at: Option<u64>) -> Result<History> {
+        history::of(backup, &self.pieces, at).await
     }
 
     /// Whether a partition's rows come in the order of their keys.

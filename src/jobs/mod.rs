@@ -30,6 +30,7 @@ pub mod open;
 mod pieces;
 pub mod prune;
 mod quick;
+mod quick_native;
 pub mod read;
 pub mod recover;
 pub mod restore;

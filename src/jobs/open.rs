@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Session;
 use super::control::{Control, deadline};
-use super::pieces::{Opened, Piece, Pieces, Promise, Wanted};
+use super::pieces::{self, Opened, Piece, Pieces, Promise, Wanted};
 use super::read::ALL_PARTITIONS;
 use crate::error::{Error, Kind, Result, internal};
 use crate::filter::{Bound, Bounds, Filter, Nulls};
@@ -111,12 +111,22 @@ async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBac
             return Err(about(error));
         }
     };
+    let history = match pieces::history::of(&backup, &rows.pieces, request.at).await {
+        Ok(history) => history,
+        Err(error) => {
+            take_away(marker).await;
+            return Err(about(error));
+        }
+    };
     let verification = backup.verification().await;
-    let description = json!({
+    let mut description = json!({
         "metadata": super::metadata(backup.manifest(), verification.as_ref(), backup.storage_path()),
         "columns": rows.columns,
         "row_count": rows.count,
     });
+    for (name, value) in history.told() {
+        description[name] = value;
+    }
     Ok(OpenBackup { rows: Arc::new(rows), marker, description })
 }
 

@@ -14,11 +14,13 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::agree::{self, Agreement, Contradiction};
 use super::control::Control;
+use super::quick_native;
 use super::read::blocking;
 use super::verify::{Checks, Verification};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result};
 use crate::parquet::{ChunkReader, Source};
+use crate::repository::manifest::StorageType;
 use crate::repository::tables::ChunkEntry;
 use crate::repository::{Backup, Hashed};
 use crate::schema::CollectionSchema;
@@ -57,7 +59,16 @@ pub(super) async fn verify(
     let found =
         if sound_files || !fail_fast { agree::with_itself(backup, checks).await? } else { Agreement::default() };
     outcome.contradicted(found.contradictions);
+    let native = backup.manifest().storage_type == StorageType::MilvusNative;
     if checks.data
+        && native
+        && (outcome.success || !fail_fast)
+        && let Some(collection) = &found.collection
+    {
+        let (details, wrong) = quick_native::look(backup, collection, sample, fail_fast, control).await?;
+        outcome.details.extend(details);
+        outcome.contradicted(wrong);
+    } else if checks.data
         && (outcome.success || !fail_fast)
         && let (Some(collection), Some(table)) = (found.collection, found.table)
     {

@@ -30,6 +30,9 @@ pub struct RestoreRequest {
     pub(super) partition_names: Vec<String>,
     #[serde(default, rename = "where")]
     pub(super) filter: Option<String>,
+    /// The moment to restore, as a hybrid timestamp; unset: the backup's own.
+    #[serde(default)]
+    pub(super) at: Option<u64>,
     #[serde(default = "yes")]
     pub(super) verify_before_restore: bool,
     #[serde(default)]

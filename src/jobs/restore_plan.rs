@@ -74,7 +74,7 @@ pub(super) async fn prepare(
     }
     let damaged = if request.verify_before_restore { damaged_files(request, backup, control).await? } else { None };
     control.enter(Phase::Counting);
-    let (mut collection, rows) = contents(backup, &request.partition_names, None).await?;
+    let (mut collection, rows) = contents(backup, &request.partition_names, request.at).await?;
     let rows = match &request.filter {
         Some(text) => rows.filtered(text)?,
         None => rows,
@@ -94,6 +94,7 @@ pub(super) async fn prepare(
     if !request.dry_run {
         recover::interrupted_restores(session, &client, Some((client.database(), target))).await?;
     }
+    let history = rows.history(backup, request.at).await?;
     let mut warnings = Vec::new();
     let made_by = backup.manifest().milvus_version.as_str();
     compatible::check(&client, &collection, target, made_by)?;
@@ -112,6 +113,7 @@ pub(super) async fn prepare(
         // What is changed to make a collection is of no concern where none is made.
         warnings.clear();
     }
+    warnings.extend(history.warning());
     let keep_loaded = request.load_after_restore || matches!(&target, Target::Replaced(existing) if existing.loaded);
     let options = Options {
         proof: request.verify_after,

@@ -106,7 +106,7 @@ impl Hashed {
     fn includes(self, path: &str) -> bool {
         match self {
             Self::All => true,
-            Self::AllButData => !path.starts_with("data/"),
+            Self::AllButData => !path.starts_with("data/") && !path.starts_with("binlogs/"),
             Self::Nothing => false,
         }
     }

@@ -87,6 +87,10 @@ pub struct Snapshot {
     /// a native backup hold later ones too. None for backups whose files hold the rows and no others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<u64>,
+    /// The hybrid timestamp since when, as far as Milvus's storage showed, no compaction has taken rows away: earlier
+    /// moments from then on are shown exactly. None where nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_since: Option<u64>,
 }
 
 /// What a backup has from runs that ended before they were done.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import threading
 import time
@@ -121,7 +122,9 @@ async def test_columns_partitions_and_wrong_arguments(lite, connect, name, root)
             ({"where": "colour == 1"}, "'colour'"),
             ({"where": "id == "}, "character 7"),
             ({"where": 5}, "filter"),
-            ({"as_of": "yesterday"}, "list_backups"),
+            ({"as_of": "yesterday"}, "datetime"),
+            ({"as_of": datetime.datetime(2026, 11, 21)}, "time zone"),
+            ({"as_of": 1_700_000_000_000}, "native backup"),
         ]:
             with pytest.raises(InvalidArgumentError, match=words):
                 await manager.open_backup("mine", **arguments)

@@ -9,6 +9,7 @@ use arrow_select::filter::filter_record_batch;
 use serde_json::Value;
 
 mod bytes;
+pub(super) mod history;
 mod segments;
 
 use crate::binlog::{Deletes, Segment, SegmentFiles};
@@ -157,6 +158,22 @@ impl Piece {
         self.file_bytes.saturating_mul(rows) / self.rows.max(1)
     }
 
+    /// What it is called: its file, or its segment's number.
+    pub(super) fn name(&self) -> String {
+        match &self.source {
+            Kinds::Chunk(chunk) => chunk.file.to_string(),
+            Kinds::Segment(plan) => plan.segment.to_string(),
+        }
+    }
+
+    /// Its files.
+    pub(super) fn files(&self) -> Vec<&RelativePath> {
+        match &self.source {
+            Kinds::Chunk(chunk) => vec![&chunk.file],
+            Kinds::Segment(plan) => plan.paths().collect(),
+        }
+    }
+
     /// The lowest and highest key of its rows, where they are known.
     pub(super) fn bounds(&self) -> (&Value, &Value) {
         match &self.source {
@@ -167,11 +184,7 @@ impl Piece {
 
     /// Whether one of `files` is its own.
     pub(super) fn has_one_of(&self, files: &[String]) -> bool {
-        let named = |path: &RelativePath| files.iter().any(|file| file == path.as_str());
-        match &self.source {
-            Kinds::Chunk(chunk) => named(&chunk.file),
-            Kinds::Segment(plan) => plan.paths().any(named),
-        }
+        self.files().iter().any(|path| files.iter().any(|file| file == path.as_str()))
     }
 
     /// Gets its files to where they can be read; `proven` where their checksums are to be looked at first.

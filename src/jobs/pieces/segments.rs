@@ -19,7 +19,7 @@ const SMALL_FILE: u64 = 64 << 10;
 
 /// One segment: its files, and what else decides which of its rows live.
 pub(super) struct SegmentPlan {
-    segment: i64,
+    pub(super) segment: i64,
     promised: Option<u64>,
     fields: BTreeMap<i64, Vec<RelativePath>>,
     deltas: Vec<RelativePath>,
@@ -29,7 +29,7 @@ pub(super) struct SegmentPlan {
 }
 
 /// What a native backup says of the collection it is of.
-pub(in crate::jobs) async fn describe(backup: &Backup) -> Result<CollectionInfo> {
+async fn describe(backup: &Backup) -> Result<CollectionInfo> {
     let read = async |file: &'static str| {
         let path = RelativePath::new(file)?;
         if !backup.has(&path).await? {
@@ -181,6 +181,11 @@ fn corrupted(file: &str, what: String) -> Error {
 impl SegmentPlan {
     pub(super) fn paths(&self) -> impl Iterator<Item = &RelativePath> {
         self.fields.values().flatten().chain(&self.deltas)
+    }
+
+    /// The files of timestamps, of which each stands for a file in every field.
+    pub(super) fn timestamps(&self) -> impl Iterator<Item = &RelativePath> {
+        self.fields.get(&TIMESTAMP_FIELD).into_iter().flatten()
     }
 
     pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<Opened> {

@@ -1,0 +1,83 @@
+//! Whether a native backup shows the rows of an earlier moment exactly.
+//!
+//! Milvus's files tell of each row when it was written, and of each delete when it came, until compaction writes rows
+//! anew without those that were deleted by then. A row that compaction took away was deleted before the new file was
+//! written. So a moment is shown exactly if no file of rows was written after it; and if none of the files that were
+//! written later is compaction's, which the backup's maker may know.
+
+use futures::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+
+use super::segments::SegmentPlan;
+use super::{Kinds, Piece};
+use crate::binlog::event::Descriptor;
+use crate::error::Result;
+use crate::repository::{Backup, RelativePath};
+
+/// Files that are looked at at once.
+const AT_ONCE: usize = 16;
+/// Longer than any descriptor.
+const START: u64 = 4096;
+
+/// What is known of a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::jobs) struct History {
+    exact: bool,
+    reason: String,
+}
+
+impl History {
+    /// What Python reads of it: `history` and `history_reason`.
+    pub(in crate::jobs) fn told(&self) -> [(&'static str, Value); 2] {
+        let history = if self.exact { "EXACT" } else { "BEST_EFFORT" };
+        [("history", json!(history)), ("history_reason", json!(self.reason))]
+    }
+
+    /// What a person should know of it, if it may not be exact.
+    pub(in crate::jobs) fn warning(&self) -> Option<String> {
+        (!self.exact).then(|| format!("the rows may not be exactly those of as_of: {}", self.reason))
+    }
+
+    fn exact(reason: &str) -> Self {
+        Self { exact: true, reason: reason.to_owned() }
+    }
+}
+
+/// Whether `pieces` show the rows of `at` as they were then.
+pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u64>) -> Result<History> {
+    let snapshot = &backup.manifest().snapshot;
+    let Some(at) = at.filter(|at| Some(*at) != snapshot.timestamp) else {
+        return Ok(History::exact("it is the moment that the backup shows"));
+    };
+    if snapshot.history_since.is_some_and(|since| at >= since) {
+        return Ok(History::exact(
+            "when the backup was made, Milvus's storage showed no sign that rows had been compacted since that moment",
+        ));
+    }
+    let plans = pieces.iter().filter_map(|piece| match &piece.source {
+        Kinds::Segment(plan) => Some(plan.as_ref()),
+        Kinds::Chunk(_) => None,
+    });
+    let logs: Vec<RelativePath> = plans.flat_map(SegmentPlan::timestamps).cloned().collect();
+    let mut written = futures::stream::iter(logs).map(|path| written(backup, path)).buffer_unordered(AT_ONCE);
+    let mut later = 0;
+    while let Some(time) = written.try_next().await? {
+        later += usize::from(time > at);
+    }
+    if later == 0 {
+        return Ok(History::exact("no file of rows was written after that moment"));
+    }
+    Ok(History {
+        exact: false,
+        reason: format!(
+            "{later} files of rows were written after that moment: if compaction wrote one of them, rows that lived then and were deleted since are missing"
+        ),
+    })
+}
+
+/// When a file was written, as it says itself.
+async fn written(backup: &Backup, path: RelativePath) -> Result<u64> {
+    let file = backup.open_file(&path).await?;
+    let start = file.read_range(0..file.size().min(START)).await?;
+    Ok(Descriptor::of_start(&start.into(), file.size(), path.as_str())?.written)
+}
