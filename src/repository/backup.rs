@@ -287,6 +287,13 @@ impl Backup {
 }
 
 impl BackupFile {
+    /// A file that is known to be there.
+    pub(super) async fn open(store: &Store, path: RelativePath) -> Result<Self> {
+        let size = store.size(&path).await?.ok_or_else(|| internal(format!("{path} was written and is not there")))?;
+        let local = store.local_path(&path)?;
+        Ok(Self { store: store.clone(), path, local, size })
+    }
+
     /// Its length in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

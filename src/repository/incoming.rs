@@ -16,6 +16,7 @@ use crate::checksum::Hasher;
 use crate::error::{Error, Result};
 
 use super::attempt::Attempt;
+use super::backup::BackupFile;
 use super::copying::blocks_of;
 use super::hashed_upload::Registrar;
 use super::integrity::OnBytes;
@@ -89,6 +90,12 @@ impl Attempt {
             },
             done => done,
         }
+    }
+
+    /// A finished file of this attempt, to be read back.
+    pub async fn open_file(&self, path: &RelativePath) -> Result<BackupFile> {
+        let inner = self.inner()?;
+        BackupFile::open(&inner.store, path_in(&inner.folder, &inner.id, path.as_str())?).await
     }
 
     async fn stream<L: Look>(

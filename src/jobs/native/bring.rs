@@ -1,14 +1,14 @@
 //! The files of a moment, brought into a backup: several at once, hashed and counted on their way.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use futures::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 
 use super::files::{LogFile, SegmentFiles};
-use super::log_rows::LogRows;
+use super::log_rows::{LogRows, Span};
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::Control;
 use crate::repository::{Attempt, RelativePath, Store};
@@ -33,7 +33,7 @@ pub enum Brought {
 /// What an earlier round has brought.
 #[derive(Default)]
 pub struct Done {
-    files: Mutex<BTreeMap<RelativePath, (u64, u64)>>,
+    files: Mutex<BTreeMap<RelativePath, (u64, Span)>>,
 }
 
 /// Brings the files of `segments` into the backup; those that an earlier round has brought stay, others of it go.
@@ -50,16 +50,24 @@ pub async fn bring(
 ) -> Result<Brought> {
     discard_others(attempt, segments, done).await?;
     let memory = Semaphore::new(MEMORY as usize);
+    // Files that are on their way are waited for in any case: dropped, they could still arrive.
+    let stopped = AtomicBool::new(false);
+    let mut again = None;
     let files = segments.iter().flat_map(|segment| segment.all().map(move |file| (segment, file)));
-    let pieces: Vec<_> =
-        files.map(|(segment, file)| one(attempt, storage, (segment, file), &memory, done, control)).collect();
+    let pieces: Vec<_> = files
+        .map(|(segment, file)| one(attempt, storage, (segment, file), (&memory, &stopped), done, control))
+        .collect();
     let mut moving = futures::stream::iter(pieces).buffer_unordered(AT_ONCE);
     while let Some(outcome) = moving.next().await {
-        if let Some(again) = outcome? {
-            return Ok(Brought::Again(again));
+        if let Some(why) = outcome? {
+            stopped.store(true, Ordering::Relaxed);
+            again.get_or_insert(why);
         }
     }
     drop(moving);
+    if let Some(why) = again {
+        return Ok(Brought::Again(why));
+    }
     for segment in segments {
         if let Err(error) = check_rows(collection, segment, done) {
             return Ok(Brought::Again(error));
@@ -74,16 +82,19 @@ async fn one(
     attempt: &Attempt,
     storage: &Store,
     (segment, file): (&SegmentFiles, &LogFile),
-    memory: &Semaphore,
+    (memory, stopped): (&Semaphore, &AtomicBool),
     done: &Done,
     control: &Control,
 ) -> Result<Option<Error>> {
-    if done.rows(file).is_some() {
+    if done.span(file).is_some() {
         control.advance(0, file.bytes);
         return Ok(None);
     }
     let mebibytes = u32::try_from((file.bytes >> 20).min(UPLOAD_KEEPS) + 1).unwrap_or(MEMORY);
     let _share = memory.acquire_many(mebibytes).await.map_err(|_| internal("a semaphore was closed"))?;
+    if stopped.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
     let tell = |bytes| {
         control.advance(0, bytes);
         control.pass(bytes).boxed()
@@ -92,10 +103,10 @@ async fn one(
     let Some((sum, rows)) = taken else {
         return Ok(Some(trouble(segment, &format!("{} was gone when it was copied", file.from))));
     };
-    let rows = if sum.bytes == file.bytes { rows.rows() } else { Err("changed its length while it was copied") };
-    match rows {
-        Ok(rows) => {
-            done.lock().insert(file.to.clone(), (sum.bytes, rows));
+    let span = if sum.bytes == file.bytes { rows.span() } else { Err("changed its length while it was copied") };
+    match span {
+        Ok(span) => {
+            done.lock().insert(file.to.clone(), (sum.bytes, span));
             Ok(None)
         }
         Err(wrong) => {
@@ -122,30 +133,38 @@ async fn discard_others(attempt: &Attempt, segments: &[SegmentFiles], done: &Don
     Ok(())
 }
 
-/// Whether each field of a segment has as many rows as the server says of the segment, and no field is missing.
+/// Whether each field of a segment has as many rows as the server says of the segment, and no field is missing. Files
+/// that only some fields have, left of an upload that the server tried again, are no rows: readers leave them out.
 fn check_rows(collection: &Collection, segment: &SegmentFiles, done: &Done) -> Result<()> {
-    if segment.segment.is_level_zero {
+    if segment.segment.is_level_zero || segment.segment.rows == 0 {
         return Ok(());
     }
-    let mut fields: BTreeMap<i64, u64> = BTreeMap::new();
+    let mut fields: BTreeMap<i64, Vec<Span>> = BTreeMap::new();
     for file in &segment.inserts {
-        *fields.entry(file.field).or_default() += done.rows(file).unwrap_or_default();
+        fields.entry(file.field).or_default().extend(done.span(file));
     }
     let named = |field: i64| {
         let name = collection.schema.fields.iter().find(|known| known.id == field).map(|known| known.name.as_str());
         name.map_or_else(|| format!("field {field}"), |name| format!("field '{name}'"))
     };
-    if let Some((field, rows)) = fields.iter().find(|(_, rows)| **rows != segment.segment.rows) {
-        let said = segment.segment.rows;
-        let what = format!("its files have {rows} rows of {}, and the server says it has {said}", named(*field));
-        return Err(trouble(segment, &what));
-    }
     let must = |field: &&Field| !field.nullable && !field.function_output;
-    let needed = collection.schema.fields.iter().filter(must).map(|field| field.id).chain(SYSTEM_FIELDS);
-    match needed.into_iter().find(|field| segment.segment.rows > 0 && !fields.contains_key(field)) {
-        Some(field) => Err(trouble(segment, &format!("it has no file of {}", named(field)))),
-        None => Ok(()),
+    let mut needed = collection.schema.fields.iter().filter(must).map(|field| field.id).chain(SYSTEM_FIELDS);
+    if let Some(field) = needed.find(|field| !fields.contains_key(field)) {
+        return Err(trouble(segment, &format!("it has no file of {}", named(field))));
     }
+    let said = segment.segment.rows;
+    let rows = |spans: &[Span]| spans.iter().map(|span| span.rows).sum::<u64>();
+    let Some((_, odd)) = fields.iter().find(|(_, spans)| rows(spans) != said) else { return Ok(()) };
+    let everywhere = |span: &&Span| fields.values().all(|spans| spans.contains(span));
+    let common: BTreeSet<Span> = odd.iter().filter(everywhere).copied().collect();
+    if common.iter().map(|span| span.rows).sum::<u64>() == said {
+        tracing::warn!(segment = segment.segment.id, "files of an upload that was tried again are copied along");
+        return Ok(());
+    }
+    let short = fields.iter().min_by_key(|(_, spans)| rows(spans)).filter(|(_, spans)| rows(spans) < said);
+    let wrong = short.or_else(|| fields.iter().find(|(_, spans)| rows(spans) != said));
+    let what = wrong.map(|(field, spans)| format!("its files have {} rows of {}", rows(spans), named(*field)));
+    Err(trouble(segment, &format!("{}, and the server says it has {said}", what.unwrap_or_default())))
 }
 
 fn trouble(segment: &SegmentFiles, what: &str) -> Error {
@@ -156,12 +175,12 @@ fn trouble(segment: &SegmentFiles, what: &str) -> Error {
 }
 
 impl Done {
-    /// The rows of a file, if it has been brought.
-    fn rows(&self, file: &LogFile) -> Option<u64> {
-        self.lock().get(&file.to).map(|(_, rows)| *rows)
+    /// What a file holds, if it has been brought.
+    pub fn span(&self, file: &LogFile) -> Option<Span> {
+        self.lock().get(&file.to).map(|(_, span)| *span)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, u64)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, Span)>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! How many rows a binlog file holds, told while its bytes pass by.
+//! How many rows a binlog file holds, and from when, told while its bytes pass by.
 //!
-//! A file is a magic number and events; each event says how long it is, and all but the first end in a Parquet file,
-//! whose footer counts the rows. Only those footers are kept. What is not laid out so is not whole: on a local disk,
+//! A file is a magic number and events; each event says how long it is. The first one tells the rows' earliest and latest
+//! timestamp, the others end in a Parquet file, whose footer counts the rows. Only those are kept. What is not laid out so is not whole: on a local disk,
 //! Milvus writes its files in place, and one may be read before its end is there.
 
 use parquet::file::metadata::ParquetMetaDataReader;
@@ -18,6 +18,20 @@ const BEFORE_PARQUET: u64 = 16;
 /// No footer of a file with one column is longer.
 const LONGEST_FOOTER: u64 = 1 << 20;
 
+/// The two timestamps' place in a descriptor's data, behind the event's header.
+const DESCRIPTOR_TIMES: usize = 32;
+
+/// What a file says of its rows. Files of one segment's fields that hold the same rows say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// How many there are.
+    pub rows: u64,
+    /// The earliest hybrid timestamp.
+    pub start: u64,
+    /// The latest one.
+    pub end: u64,
+}
+
 /// Counts as bytes pass.
 #[derive(Default)]
 pub struct LogRows {
@@ -31,6 +45,7 @@ pub struct LogRows {
     /// The end of the event that is passing.
     tail: Vec<u8>,
     rows: u64,
+    times: (u64, u64),
     events: u64,
     wrong: Option<&'static str>,
 }
@@ -55,12 +70,12 @@ impl Look for LogRows {
 }
 
 impl LogRows {
-    /// The rows, once all bytes have passed; else what is wrong with the file.
-    pub fn rows(&self) -> Result<u64, &'static str> {
+    /// What the file holds, once all bytes have passed; else what is wrong with it.
+    pub fn span(&self) -> Result<Span, &'static str> {
         match self.wrong {
             Some(wrong) => Err(wrong),
             None if self.events < 2 || self.at != self.event_end || !self.head.is_empty() => Err("ends too early"),
-            None => Ok(self.rows),
+            None => Ok(Span { rows: self.rows, start: self.times.0, end: self.times.1 }),
         }
     }
 
@@ -104,8 +119,8 @@ impl LogRows {
         if (self.event_type == DESCRIPTOR) != (self.events == 0) {
             return Err("has an event out of place");
         }
-        if length < HEADER as u64 + BEFORE_PARQUET {
-            return Err("has an event that is too short");
+        if length < HEADER as u64 + BEFORE_PARQUET || (self.events == 0 && length > LONGEST_FOOTER) {
+            return Err("has an event of a length that none has");
         }
         self.events += 1;
         self.event_end = start + length;
@@ -116,6 +131,9 @@ impl LogRows {
 
     fn end_event(&mut self) -> Result<(), &'static str> {
         if self.event_type == DESCRIPTOR {
+            let time = |at: usize| self.tail.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+            let times = time(DESCRIPTOR_TIMES).zip(time(DESCRIPTOR_TIMES + 8));
+            self.times = times.ok_or("has a descriptor that is too short")?;
             return Ok(());
         }
         let (rest, magic) = self.tail.split_last_chunk::<4>().ok_or("has an event that is too short")?;
@@ -160,7 +178,10 @@ mod tests {
     /// A file with an event for each of these numbers of rows.
     fn file(rows: &[i64]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        bytes.extend(event(DESCRIPTOR, &[0; 70]));
+        let mut descriptor = [0; 70];
+        descriptor[32..40].copy_from_slice(&7_u64.to_le_bytes());
+        descriptor[40..48].copy_from_slice(&9_u64.to_le_bytes());
+        bytes.extend(event(DESCRIPTOR, &descriptor));
         for rows in rows {
             bytes.extend(event(1, &[&[0; 16][..], &parquet(*rows)].concat()));
         }
@@ -170,7 +191,7 @@ mod tests {
     fn count(bytes: &[u8], portion: usize) -> Result<u64, &'static str> {
         let mut rows = LogRows::default();
         bytes.chunks(portion).for_each(|bytes| rows.look(bytes));
-        rows.rows()
+        rows.span().map(|span| span.rows)
     }
 
     #[test]
@@ -179,6 +200,13 @@ mod tests {
         for portion in [1, 7, 4096, usize::MAX] {
             assert_eq!(count(&bytes, portion), Ok(70_004), "{portion}");
         }
+    }
+
+    #[test]
+    fn timestamps_are_those_of_the_descriptor() {
+        let mut rows = LogRows::default();
+        rows.look(&file(&[3]));
+        assert_eq!(rows.span(), Ok(Span { rows: 3, start: 7, end: 9 }));
     }
 
     #[test]

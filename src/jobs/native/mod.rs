@@ -6,6 +6,7 @@
 //! | [`files`] | which files those are |
 //! | [`bring`] | they come into the backup, hashed and counted |
 //! | [`log_rows`] | how many rows a file holds |
+//! | [`live`] | how many of them live |
 //! | [`meta`] | milvus-backup's metadata |
 //!
 //! The flow is here: describe, take the moment, list, lock, copy, count, commit.
@@ -216,20 +217,20 @@ async fn write(
         contents = plan.contents(None).await?;
         planned += 1;
     }
-    describe(plan, &contents, request, attempt, control).await
+    describe(plan, &contents, request, (attempt, &done), control).await
 }
 
 async fn describe(
     plan: &Plan,
     contents: &Contents,
     request: &BackupRequest,
-    attempt: &Attempt,
+    (attempt, done): (&Attempt, &Done),
     control: &Control,
 ) -> Result<(Manifest, Vec<String>)> {
     let (collection, moment, segments) = (&plan.collection, &contents.moment, &contents.segments);
     let mut warnings = Vec::new();
     control.enter(Phase::Counting);
-    let alive = live::rows(plan, contents, attempt).await?;
+    let alive = live::rows(plan, contents, attempt, done).await?;
     let rows: u64 = alive.values().sum();
     if rows == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", collection.name));

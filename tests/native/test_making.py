@@ -1,0 +1,367 @@
+"""Native backups: what is copied is what the server wrote, it shows one moment, and nothing else is ever listed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymilvus import Collection, connections
+
+from milvault import (
+    BackupManager,
+    BackupParams,
+    BackupRecoveryConfig,
+    BackupStorageError,
+    BackupStorageType,
+    BackupType,
+    InvalidArgumentError,
+)
+from tests.backup_files import json_file, leftovers
+from tests.conftest import Milvus, files_under
+from tests.native.binlogs import alive, segments
+from tests.recipes import create, dynamic, partition_key, partitioned, plain, vector_of
+
+pytestmark = [pytest.mark.server]
+
+KEY = 100
+"""Milvus's number of the first field."""
+
+
+def collection_number(server: Milvus, name: str) -> int:
+    return int(server.client.describe_collection(name)["collection_id"])
+
+
+async def test_the_copied_files_are_the_servers_own_and_all_of_them_have_checksums(server, milvus_server, native, name):
+    create(server.client, name, partitioned(900))
+    server.client.delete(name, ids=list(range(40)))
+    async with native() as manager:
+        made = await manager.create_backup(name, BackupParams(backup_name="first", tags=["nightly"]))
+    made.raise_for_error()
+    folder = Path(made.storage_path)
+    sums = json_file(folder, "checksums.json")
+    present = {path for path in files_under(folder) if path not in ("metadata.json", "checksums.json")}
+    assert set(sums["files"]) == present - {"verification.json"}
+    for path, content in files_under(folder).items():
+        if path in sums["files"]:
+            assert sums["files"][path] == {"bytes": len(content), "checksum": hashlib.sha256(content).hexdigest()}
+
+    live = {info.segment_id: info.num_rows for info in server.client.list_persistent_segments(name)}
+    copied = segments(folder)
+    assert [segment.number for segment in copied] == sorted(live)
+    number = collection_number(server, name)
+    for path, content in files_under(folder / "binlogs").items():
+        kind, collection, partition, group, segment, *rest = path.split("/")
+        assert (int(collection), group) == (number, segment)
+        own = milvus_server.data / kind / collection / partition / segment
+        assert own.joinpath(*rest).read_bytes() == content
+    for segment in copied:
+        assert len(segment.column(KEY)) == live[segment.number]
+        theirs = milvus_server.data / "insert_log" / str(number) / str(segment.partition) / str(segment.number)
+        assert set(files_under(theirs)) == set(files_under(segment.inserts))
+
+    assert made.metadata.storage_type is BackupStorageType.MILVUS_NATIVE
+    assert made.metadata.tags == ["nightly"]
+    assert made.metadata.snapshot["kind"] == "snapshot"
+    assert sorted(made.metadata.partition_names) == ["_default", "autumn", "spring"]
+    assert made.metadata.segment_count == len(copied)
+    assert made.metadata.size_bytes == sum(map(len, files_under(folder / "binlogs").values()))
+    assert (made.metadata.is_verified, made.state.value) == (True, "VERIFIED")
+    at = made.metadata.snapshot["timestamp"]
+    assert alive(folder, KEY, at) == list(range(40, 900))
+    assert made.row_count == 860
+    rows = {partition: entry["rows"] for partition, entry in made.metadata.digest["partitions"].items()}
+    assert sum(rows.values()) == 860
+    assert len(rows) == 3
+    assert "digest" not in made.metadata.digest["partitions"]["_default"]
+
+
+async def test_the_metadata_is_milvus_backups_own(server, native, name):
+    create(server.client, name, dynamic(300))
+    server.client.delete(name, ids=[1, 2, 3])
+    async with native() as manager:
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+    folder = Path(made.storage_path)
+    theirs = Path(__file__).parents[1] / "data" / "milvus-backup" / "fx_int" / "meta"
+    ours = {path.name: json.loads(path.read_text()) for path in (folder / "meta").iterdir()}
+    assert set(ours) == {path.name for path in theirs.iterdir()}
+    full = ours["full_meta.json"]
+    assert full["name"] == made.backup_id
+    [collection] = full["collection_backups"]
+    fixture = json.loads((theirs / "full_meta.json").read_text())
+    assert set(fixture) <= set(full)
+    # One thing more than v0.5.16 writes of Milvus 2.3.5: the timestamp of the snapshot, which it writes of newer ones.
+    assert set(collection) - set(fixture["collection_backups"][0]) == {"backup_timestamp"}
+    # Strong consistency is 0, which Go leaves out.
+    assert set(fixture["collection_backups"][0]) - set(collection) == {"consistency_level"}
+    assert collection["backup_timestamp"] == made.metadata.snapshot["timestamp"]
+    assert collection["collection_id"] == collection_number(server, name)
+    assert collection["schema"]["enable_dynamic_field"] is True
+    assert [field["name"] for field in collection["schema"]["fields"]] == ["id", "vector"]
+    assert collection["load_state"] == "Loaded"
+    [partition] = collection["partition_backups"]
+    theirs_of_partition = fixture["collection_backups"][0]["partition_backups"][0]
+    assert set(partition) == set(theirs_of_partition)
+    for segment in partition["segment_backups"]:
+        assert set(segment) <= set(theirs_of_partition["segment_backups"][0])
+        logs = [log for field in segment["binlogs"] for log in field["binlogs"]]
+        place = (
+            f"{collection['collection_id']}/{partition['partition_id']}/{segment['group_id']}/{segment['segment_id']}"
+        )
+        for field in segment["binlogs"]:
+            for log in field["binlogs"]:
+                copied = folder / f"binlogs/insert_log/{place}/{field.get('fieldID', 0)}/{log['log_id']}"
+                assert copied.stat().st_size == log["log_size"]
+        deletes = [log for entry in segment.get("deltalogs", []) for log in entry["binlogs"]]
+        for log in deletes:
+            assert (folder / f"binlogs/delta_log/{place}/{log['log_id']}").stat().st_size == log["log_size"]
+        assert segment["size"] == sum(log["log_size"] for log in [*logs, *deletes])
+    assert ours["segment_meta.json"]["infos"] == partition["segment_backups"]
+    assert ours["backup_meta.json"]["size"] == collection["size"] == partition["size"] == made.size_bytes
+    assert json_file(folder, "schema.json") == made.metadata.schema_snapshot
+
+
+@pytest.mark.filterwarnings("ignore:.*ORM-style")  # the client that tells a row's timestamp
+async def test_a_backup_under_writers_shows_exactly_what_was_there_at_its_timestamp(server, native, name):
+    create(server.client, name, plain(500))
+    connections.connect(alias=name, uri=server.uri)
+    collection = Collection(name, using=name)
+    stop, written, failed = threading.Event(), [], []
+    lock = threading.Lock()
+
+    def write(worker: int) -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                keys = [1_000_000 * (worker + 1) + number * 20 + offset for offset in range(20)]
+                inserted = collection.insert([keys, [vector_of(key) for key in keys]])
+                if number % 2:
+                    collection.delete(f"id in {keys[:5]}")
+                with lock:
+                    written.append((keys, inserted.timestamp))
+                number += 1
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(worker,)) for worker in range(3)]
+    for writer in writers:
+        writer.start()
+    async with native() as manager:
+        try:
+            made = [await manager.create_backup(name) for _ in range(3)]
+        finally:
+            stop.set()
+            for writer in writers:
+                await asyncio.to_thread(writer.join)
+            connections.disconnect(name)
+        last = await manager.create_backup(name)
+    assert not failed
+    # A delete is not told its time by the server: the files have it, and those of later backups have all of them.
+    deleted: dict[int, int] = {}
+    for backup in [*made, last]:
+        backup.raise_for_error()
+        deleted.update(entry for segment in segments(backup.storage_path) for entry in segment.deleted())
+    assert len(deleted) > 100
+    for backup in made:
+        at = backup.metadata.snapshot["timestamp"]
+        expected = list(range(500))
+        for keys, inserted in written:
+            expected += [key for key in keys if inserted <= at and deleted.get(key, at + 1) > at]
+        assert alive(backup.storage_path, KEY, at) == sorted(expected)
+        assert backup.row_count == len(expected)
+    assert made[0].row_count < made[-1].row_count
+
+
+async def test_a_backup_of_partitions_holds_their_segments_alone(server, native, name):
+    create(server.client, name, partitioned(300))
+    params = BackupParams(backup_type=BackupType.PARTITION, partition_names=["spring"])
+    async with native() as manager:
+        made = await manager.create_backup(name, params)
+    made.raise_for_error()
+    assert made.metadata.partition_names == ["spring"]
+    assert list(made.metadata.digest["partitions"]) == ["spring"]
+    assert alive(made.storage_path, KEY, made.metadata.snapshot["timestamp"]) == list(range(1, 300, 3))
+    [collection] = json_file(made.storage_path, "meta/full_meta.json")["collection_backups"]
+    assert [partition["partition_name"] for partition in collection["partition_backups"]] == ["spring"]
+
+
+async def test_rows_that_a_partition_key_spreads_count_together(server, native, name):
+    create(server.client, name, partition_key(300))
+    async with native() as manager:
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.metadata.digest["partitions"] == {"_all": {"rows": 300}}
+    assert len({segment.partition for segment in segments(made.storage_path)}) > 1
+
+
+async def test_a_collection_without_rows_is_backed_up_as_such(server, native, name):
+    create(server.client, name, plain(0))
+    async with native() as manager:
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert (made.row_count, made.metadata.segment_count) == (0, 0)
+    assert any("no rows" in warning for warning in made.warnings)
+
+
+async def test_the_members_of_a_set_show_one_moment(server, native, name):
+    names = [f"{name}_a", f"{name}_b"]
+    for each in names:
+        create(server.client, each, plain(50))
+    async with native() as manager:
+        made = await manager.create_backups([*names, "not_there"], "both")
+    assert [backup.success for backup in made.backups] == [True, True, False]
+    first, second, missing = made.backups
+    assert first.metadata.snapshot["timestamp"] == second.metadata.snapshot["timestamp"]
+    assert {first.backup_name, second.backup_name} == {"both"}
+    assert "not_there" in missing.error_message
+
+
+async def test_a_collection_need_not_be_loaded(server, native, name):
+    create(server.client, name, plain(60), load=False)
+    async with native() as manager:
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.row_count == 60
+    [collection] = json_file(made.storage_path, "meta/full_meta.json")["collection_backups"]
+    assert collection["load_state"] == "NotLoad"
+
+
+async def test_a_file_that_goes_while_it_is_copied_means_another_moment(server, native, mirror, name, root):
+    create(server.client, name, partition_key(3000))
+    server.client.flush(name)
+    mirror.refresh()
+    last = mirror.files(collection_number(server, name))[-1]
+    phases: list[str] = []
+
+    def watch(progress: Any) -> None:
+        if not phases or phases[-1] != progress.phase:
+            phases.append(progress.phase)
+            if phases.count("writing") == 1:
+                last.unlink(missing_ok=True)
+            if phases[-2:] == ["writing", "flushing"]:
+                mirror.refresh()
+
+    async with native(milvus_storage=str(mirror.folder), progress_poll_interval=0.002) as manager:
+        # Slowly, so that the last file goes before it is its turn.
+        made = await manager.create_backup(name, BackupParams(bandwidth_limit_mib=0.2), progress=watch)
+    made.raise_for_error()
+    assert phases.count("writing") == 2, phases
+    assert alive(made.storage_path, KEY, made.metadata.snapshot["timestamp"]) == list(range(3000))
+    assert set(json_file(made.storage_path, "checksums.json")["files"]) == {
+        path for path in files_under(Path(made.storage_path)) if "/" in path or path == "schema.json"
+    }
+    assert leftovers(root) == []
+
+
+async def test_a_segment_without_files_is_named_and_nothing_is_listed(server, native, mirror, name, root):
+    create(server.client, name, plain(200))
+    server.client.flush(name)
+    mirror.refresh()
+    [info] = server.client.list_persistent_segments(name)
+    number = collection_number(server, name)
+    for file in mirror.files(number):
+        file.unlink()
+    async with native(milvus_storage=str(mirror.folder)) as manager:
+        with pytest.raises(BackupStorageError, match=f"segment {info.segment_id} .*no backup was made") as raised:
+            await manager.create_backup(name)
+        assert list(await manager.list_backups(name)) == []
+    assert str(info.segment_id) in raised.value.storage_path
+    assert leftovers(root) == []
+
+
+async def test_a_segment_whose_field_has_a_file_too_few_is_named_and_nothing_is_left(
+    server, native, mirror, name, root
+):
+    create(server.client, name, plain(200))
+    server.client.flush(name)
+    mirror.refresh()
+    [info] = server.client.list_persistent_segments(name)
+    [gone] = [file for file in mirror.files(collection_number(server, name)) if file.parent.name == "101"]
+    gone.unlink()
+    async with native(milvus_storage=str(mirror.folder)) as manager:
+        made = await manager.create_backup(name)
+        assert not made.success
+        assert f"segment {info.segment_id} " in made.error_message
+        assert "'vector'" in made.error_message
+        assert list(await manager.list_backups(name)) == []
+    assert leftovers(root) == []
+
+
+async def test_a_file_cut_short_is_never_part_of_a_backup(server, native, mirror, name, root):
+    create(server.client, name, plain(200))
+    server.client.flush(name)
+    mirror.refresh()
+    file = mirror.files(collection_number(server, name))[0]
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:-9])
+    async with native(milvus_storage=str(mirror.folder)) as manager:
+        made = await manager.create_backup(name)
+    assert not made.success
+    assert file.name in made.error_message
+    assert leftovers(root) == []
+
+
+async def test_a_canceled_backup_leaves_nothing(server, native, name, root):
+    create(server.client, name, plain(5000, dim=32))
+    async with native(progress_poll_interval=0.005) as manager:
+        writing = asyncio.Event()
+        task = asyncio.create_task(
+            manager.create_backup(
+                name,
+                BackupParams(bandwidth_limit_mib=0.1),
+                progress=lambda progress: writing.set() if progress.phase == "writing" else None,
+            )
+        )
+        await asyncio.wait_for(writing.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert leftovers(root) == []
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+
+
+async def test_a_deleted_backups_name_is_free_again(server, native, name, root):
+    create(server.client, name, plain(50))
+    params = BackupParams(backup_name="nightly")
+    async with native() as manager:
+        first = await manager.create_backup(name, params)
+        first.raise_for_error()
+        assert await manager.delete_backup("nightly", name)
+        assert leftovers(root) == []
+        assert not Path(first.storage_path).exists()
+        second = await manager.create_backup(name, params)
+    second.raise_for_error()
+    assert second.backup_id != first.backup_id
+
+
+async def test_without_milvus_storage_a_native_backup_says_what_is_missing(server, connect, name):
+    create(server.client, name, plain(5))
+    async with connect(server) as manager:
+        with pytest.raises(InvalidArgumentError, match=r"milvus_storage.*LOCAL_FILE"):
+            await manager.create_backup(name, BackupParams(storage_type="MILVUS_NATIVE"))
+
+
+async def test_milvus_lite_has_no_files_to_copy_and_that_is_said(lite, root, name, tmp_path):
+    create(lite.client, name, plain(5))
+    config = BackupRecoveryConfig(
+        local_backup_root_path=str(root), milvus_storage=str(tmp_path), default_storage_type="MILVUS_NATIVE"
+    )
+    async with BackupManager.connect(lite.uri, config=config) as manager:
+        with pytest.raises(InvalidArgumentError, match="LOCAL_FILE"):
+            await manager.create_backup(name)
+
+
+async def test_the_servers_own_configuration_says_where_its_files_are(server, milvus_server, native, name):
+    create(server.client, name, plain(70))
+    [file] = milvus_server.base.rglob("milvus.yaml")
+    async with native(milvus_storage=str(file)) as manager:
+        made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.row_count == 70
