@@ -535,6 +535,37 @@ def copy(
 
 
 @app.command()
+def adopt(
+    context: typer.Context,
+    source: Annotated[
+        str, typer.Argument(help="The folder or URL that has meta and binlogs in it.", show_default=False)
+    ],
+    collection: CollectionOption = None,
+    from_storage_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the store that it is on, where it differs. Repeatable."),
+    ] = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Take a backup that milvus-backup made into the repository."""
+    settings = _settings(context, as_json)
+    options = _options_of(from_storage_option) if from_storage_option else None
+    manager = settings.manager(needs_server=False)
+    progress = draws_progress(as_json=settings.as_json)
+    adopted = _call(
+        manager,
+        lambda: manager.adopt_backup(source, collection, storage_options=options, progress=progress, timeout=timeout),
+    )
+    if settings.as_json:
+        print_json([backup.to_dict() for backup in adopted])
+    else:
+        for backup in adopted:
+            show_backup(backup)
+    return DONE
+
+
+@app.command()
 def delete(
     context: typer.Context,
     backup: BackupArgument,

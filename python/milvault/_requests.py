@@ -335,6 +335,31 @@ def copy_request(
     }
 
 
+def adopt_request(
+    source: str,
+    collection_name: str | None,
+    config: BackupRecoveryConfig,
+    storage_options: dict[str, str] | None,
+    tags: list[str],
+    timeout: float | None,
+) -> dict[str, Any]:
+    """The core's `adopt` request.
+
+    Raises:
+        InvalidArgumentError: An argument cannot be right.
+    """
+    options = repository_settings(config)["options"] if storage_options is None else storage_options
+    return {
+        "source": checked_name("source", source),
+        "options": options,
+        "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
+        "checksum_algorithm": config.checksum_algorithm.value,
+        "tags": tags,
+        "bandwidth_limit_mib": config.bandwidth_limit_mib,
+        "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
+    }
+
+
 def checked_timeout(timeout: float | None, default: float) -> float:
     """Seconds, the config's where the call gives none.
 

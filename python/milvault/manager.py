@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._engine import Engine
 from ._requests import (
+    adopt_request,
     backup_named,
     backup_request,
     checked_name,
@@ -605,6 +606,52 @@ class BackupManager:
             )
             outcome = await self._engine.run("copy", request, needs_server=False, sink=sink)
         return CopyResult.model_validate(outcome.unwrap())
+
+    async def adopt_backup(
+        self,
+        source: str | os.PathLike[str],
+        collection_name: str | None = None,
+        *,
+        storage_options: dict[str, str] | None = None,
+        tags: Iterable[str] = (),
+        progress: ProgressSink = None,
+        timeout: float | None = None,
+    ) -> list[BackupMetadata]:
+        """Takes a backup that `milvus-backup` made into the repository. Needs no server.
+
+        Its files are copied, checksummed and decoded, and each collection in it becomes a native backup of its name
+        here: listed, verified, read and restored like all others. Every file that its metadata names has to be there, with
+        as many rows in each field as the metadata says.
+
+        Args:
+            source: The folder, or an object store's URL, that has `meta` and `binlogs` in it.
+            collection_name: Only this collection.
+            storage_options: Options of the object store that it is on. Unset: this repository's.
+            tags: Words to find the backups by.
+            progress: As for `create_backup`.
+            timeout: Seconds it may take. Unset: the config's `default_backup_timeout`.
+
+        Returns:
+            A backup for each collection.
+
+        Raises:
+            BackupNotFoundError: There is no such backup, or it has no such collection.
+            BackupCorruptedError: A file is missing, damaged, or has other rows than the rest; `failed_files` names it.
+            BackupAlreadyExistsError: It was taken in before.
+            SchemaIncompatibleError: It is of a form that this version does not read.
+
+        Example:
+            ```python
+            for backup in await manager.adopt_backup("s3://a-bucket/backup/my_backup"):
+                print(backup.collection_name, backup.row_count)
+            ```
+        """
+        with reporting(progress, f"Taking in {os.fspath(source)}") as sink:
+            request = adopt_request(
+                os.fspath(source), collection_name, self.config, storage_options, list(tags), timeout
+            )
+            outcome = await self._engine.run("adopt", request, needs_server=False, sink=sink)
+        return [BackupMetadata.model_validate(taken["metadata"]) for taken in outcome.unwrap()]
 
     async def delete_backup(self, backup_id: str, collection_name: str | None = None) -> bool:
         """Deletes one backup for good. Needs no server.

@@ -320,6 +320,30 @@ struct Level<T> {
     infos: Vec<T>,
 }
 
+impl SegmentInfo {
+    /// Where its files of a kind (`insert_log`, `delta_log`) lie in the backup's folder; those of rows in a folder a field
+    /// below. What the metadata says of their places is where they were copied from.
+    #[must_use]
+    pub fn folder(&self, kind: &str) -> String {
+        let (collection, partition) = (self.collection_id, self.partition_id);
+        match self.group_id {
+            0 => format!("binlogs/{kind}/{collection}/{partition}/{}", self.segment_id),
+            group => format!("binlogs/{kind}/{collection}/{partition}/{group}/{}", self.segment_id),
+        }
+    }
+}
+
+impl Log {
+    /// Its number, which early versions tell as the last part of its old path alone.
+    #[must_use]
+    pub fn number(&self) -> Option<i64> {
+        match self.log_id {
+            0 => self.log_path.rsplit('/').next()?.parse().ok(),
+            id => Some(id),
+        }
+    }
+}
+
 impl BackupInfo {
     /// Reads the metadata; `read` gives a file's bytes, or nothing where it is not there.
     ///

@@ -193,7 +193,7 @@ pub(super) fn answer(
 }
 
 /// Deletes a backup that was made whole but is not wanted any more, if the storage answers soon.
-async fn undo(repository: &Repository, manifest: &Manifest) {
+pub(super) async fn undo(repository: &Repository, manifest: &Manifest) {
     let (id, collection) = (manifest.backup_id.as_str(), Some(manifest.collection_name.as_str()));
     let deletion = repository.delete(id, collection, Some(&manifest.database));
     if !matches!(tokio::time::timeout(super::CLEANUP_LIMIT, deletion).await, Ok(Ok(()))) {

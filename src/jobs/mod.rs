@@ -244,6 +244,7 @@ async fn run_small(session: &Session, operation: &str, request: &str, control: &
         "moments" => native::moments(session, &parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,
+        "adopt" => native::adopt::adopt(session, parse(operation, request)?, control).await,
         "copy" => copy::copy(session, parse(operation, request)?, control).await,
         "get" => control.guard(None, get(session, parse(operation, request)?)).await,
         "prune" => prune::prune(session, parse(operation, request)?, control).await,

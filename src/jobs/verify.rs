@@ -178,6 +178,18 @@ pub(super) async fn checksums(backup: &Backup, fail_fast: bool, control: &Contro
     remember(backup, outcome, true, "").await
 }
 
+/// Decodes every row of a backup, reads every file against its checksum, and notes the outcome.
+pub(super) async fn decoded(backup: &Backup, control: &Control) -> Result<Verification> {
+    let everything = Sample { percent: 100.0, seed: 0 };
+    let mut outcome = quick::verify(backup, everything, Checks::ALL, false, control).await?;
+    if outcome.success {
+        let files = check_files(backup, Checks::ALL, false, control).await?;
+        let details = std::mem::replace(&mut outcome, files).details;
+        outcome.details.extend(details);
+    }
+    remember(backup, outcome, true, "").await
+}
+
 /// Reads every file of a backup against its checksums, and notes nothing.
 pub(super) async fn examine(backup: &Backup, fail_fast: bool, control: &Control) -> Result<Verification> {
     check_files(backup, Checks::ALL, fail_fast, control).await

@@ -10,50 +10,47 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::bring::Done;
+use super::counted_as;
 use super::files::{LogFile, SegmentFiles};
-use super::{Contents, Plan, counted_as};
 use crate::binlog::segment::TIMESTAMP_FIELD;
 use crate::binlog::{self, Deletes};
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::read::blocking;
 use crate::parquet::Source;
 use crate::repository::Attempt;
+use crate::schema::Collection;
 
-/// Rows that are looked at together.
-const BATCH_ROWS: usize = 65_536;
-
-/// The rows that live, by partition.
+/// The rows that live at a moment, by partition; `partitions` are names and Milvus's numbers.
 ///
 /// # Errors
 /// [`Kind::BackupCorrupted`] where a file is not what Milvus writes.
 pub(super) async fn rows(
-    plan: &Plan,
-    contents: &Contents,
+    collection: &Collection,
+    partitions: &[(String, i64)],
+    (segments, at): (&[SegmentFiles], u64),
     attempt: &Attempt,
     done: &Done,
 ) -> Result<BTreeMap<String, u64>> {
-    let mut alive: BTreeMap<String, u64> =
-        plan.partitions.iter().map(|name| (counted_as(&plan.collection, name), 0)).collect();
+    let mut alive = BTreeMap::new();
     // Deletes without rows of their own hold for every segment of their partition, or of all partitions.
-    let beyond: Vec<_> = contents.segments.iter().filter(|files| files.segment.is_level_zero).collect();
-    for partition in plan.identity.partitions.iter().filter(|partition| plan.partitions.contains(&partition.name)) {
+    let beyond: Vec<_> = segments.iter().filter(|files| files.segment.is_level_zero).collect();
+    for (name, id) in partitions {
         let mut rows = 0;
-        for files in contents.segments.iter().filter(|files| files.segment.partition == partition.id) {
-            let holds = |other: &&&SegmentFiles| [-1, partition.id].contains(&other.segment.partition);
+        for files in segments.iter().filter(|files| files.segment.partition == *id) {
+            let holds = |other: &&&SegmentFiles| [-1, *id].contains(&other.segment.partition);
             let deletes: Vec<&LogFile> =
                 files.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes)).collect();
-            rows += of_segment(plan, contents.moment.timestamp, attempt, done, files, &deletes).await?;
+            rows += of_segment(collection, at, (attempt, done), files, &deletes).await?;
         }
-        *alive.entry(counted_as(&plan.collection, &partition.name)).or_default() += rows;
+        *alive.entry(counted_as(collection, name)).or_default() += rows;
     }
     Ok(alive)
 }
 
 async fn of_segment(
-    plan: &Plan,
+    collection: &Collection,
     at: u64,
-    attempt: &Attempt,
-    done: &Done,
+    (attempt, done): (&Attempt, &Done),
     files: &SegmentFiles,
     deletes: &[&LogFile],
 ) -> Result<u64> {
@@ -68,18 +65,17 @@ async fn of_segment(
     for file in deletes {
         logs.push(open(attempt, file).await?);
     }
-    let key = plan.collection.schema.primary_key()?.id;
+    let key = collection.schema.primary_key()?.id;
     let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
     for file in files.inserts.iter().filter(|file| [key, TIMESTAMP_FIELD].contains(&file.field)) {
         fields.entry(file.field).or_default().push(open(attempt, file).await?);
     }
     let promised = Some(files.segment.rows);
     let segment = binlog::SegmentFiles { segment: files.segment.id, promised, fields };
-    let schema = plan.collection.schema.clone();
+    let schema = collection.schema.clone();
     blocking(move || {
         let deletes = Arc::new(Deletes::read(&logs, Some(at))?);
-        let batches = binlog::Segment::open(segment)?.batches(&schema, &[], deletes, Some(at), BATCH_ROWS)?;
-        batches.map(|batch| batch.map(|batch| batch.num_rows() as u64)).sum()
+        binlog::Segment::open(segment)?.living(&schema, deletes, Some(at))
     })
     .await
 }

@@ -11,8 +11,10 @@
 //!
 //! The flow is here: describe, take the moment, list, lock, copy, count, commit.
 
+pub(super) mod adopt;
 mod bring;
 mod files;
+mod history;
 mod live;
 mod log_rows;
 mod meta;
@@ -230,7 +232,9 @@ async fn describe(
     let (collection, moment, segments) = (&plan.collection, &contents.moment, &contents.segments);
     let mut warnings = Vec::new();
     control.enter(Phase::Counting);
-    let alive = live::rows(plan, contents, attempt, done).await?;
+    let wanted = plan.identity.partitions.iter().filter(|partition| plan.partitions.contains(&partition.name));
+    let partitions: Vec<_> = wanted.map(|partition| (partition.name.clone(), partition.id)).collect();
+    let alive = live::rows(collection, &partitions, (segments, moment.timestamp), attempt, done).await?;
     let rows: u64 = alive.values().sum();
     if rows == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", collection.name));
@@ -272,6 +276,7 @@ async fn describe(
     manifest.snapshot.started_at = Some(moment.started_at);
     manifest.snapshot.ended_at = Some(moment.ended_at);
     manifest.snapshot.timestamp = Some(moment.timestamp);
+    manifest.snapshot.history_since = history::since(&plan.storage, plan.identity.collection, moment).await?;
     manifest.digest.partitions =
         alive.into_iter().map(|(name, rows)| (name, PartitionDigest { rows, digest: None })).collect();
     manifest.warnings.clone_from(&warnings);

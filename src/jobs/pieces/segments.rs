@@ -112,7 +112,7 @@ pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<
 fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<SegmentPlan> {
     let mut fields = BTreeMap::new();
     for field in &info.binlogs {
-        let folder = format!("{}/{}", folder("insert_log", info), field.field_id);
+        let folder = format!("{}/{}", info.folder("insert_log"), field.field_id);
         fields.insert(field.field_id, paths(&folder, &field.binlogs)?);
     }
     Ok(SegmentPlan {
@@ -125,31 +125,18 @@ fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<Seg
     })
 }
 
-/// Where a segment's files of a kind lie. The metadata's own paths name the place that they were copied from.
-fn folder(kind: &str, info: &SegmentInfo) -> String {
-    let (collection, partition) = (info.collection_id, info.partition_id);
-    match info.group_id {
-        0 => format!("binlogs/{kind}/{collection}/{partition}/{}", info.segment_id),
-        group => format!("binlogs/{kind}/{collection}/{partition}/{group}/{}", info.segment_id),
-    }
-}
-
 fn deltas(info: &SegmentInfo) -> Result<Vec<RelativePath>> {
     let logs: Vec<Log> = info.deltalogs.iter().flat_map(|field| field.binlogs.clone()).collect();
-    paths(&folder("delta_log", info), &logs)
+    paths(&info.folder("delta_log"), &logs)
 }
 
 /// The files in their order: that of their numbers.
 fn paths(folder: &str, logs: &[Log]) -> Result<Vec<RelativePath>> {
-    let number = |log: &Log| match log.log_id {
-        0 => log.log_path.rsplit('/').next().and_then(|name| name.parse().ok()),
-        id => Some(id),
-    };
-    let numbers: Option<BTreeSet<i64>> = logs.iter().map(number).collect();
+    let numbers: Option<BTreeSet<i64>> = logs.iter().map(Log::number).collect();
     let numbers = numbers.ok_or_else(|| {
         corrupted(metadata::SEGMENT_FILE, format!("the metadata lists a file in {folder} that has no number"))
     })?;
-    numbers.into_iter().map(|number| RelativePath::new(&format!("{folder}/{number}"))).collect()
+    numbers.into_iter().map(|number| RelativePath::new(format!("{folder}/{number}"))).collect()
 }
 
 async fn deletes_of(backup: &Backup, segments: &[SegmentInfo], at: Option<u64>) -> Result<Deletes> {

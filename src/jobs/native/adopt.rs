@@ -1,0 +1,328 @@
+//! Taking in what milvus-backup made: its files come into the repository, checksummed and proven, as backups of ours, one
+//! for each collection. Every file that its metadata names has to be there, whole and of one piece with the others: what
+//! it would restore with rows missing, or with deleted rows come back, is refused by name.
+
+use std::collections::BTreeMap;
+
+use chrono::DateTime;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bring::{self, Brought, Done};
+use super::files::{LogFile, SegmentFiles};
+use super::{Session, backup, live};
+use crate::binlog::description;
+use crate::binlog::metadata::{BackupInfo, CollectionInfo, Log, SegmentInfo};
+use crate::checksum::ChecksumAlgorithm;
+use crate::error::{Error, Kind, Result, internal};
+use crate::jobs::control::{Control, Phase, deadline};
+use crate::jobs::verify;
+use crate::milvus::{Segment, SegmentState};
+use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
+use crate::repository::names::RelativePath;
+use crate::repository::tables::SCHEMA_FILE;
+use crate::repository::{Attempt, BeginRequest, Store};
+use crate::schema::{Collection, Index};
+
+/// The longest metadata file that is read.
+const METADATA_CEILING: u64 = 1 << 30;
+
+/// What to take in.
+#[derive(Deserialize)]
+pub struct AdoptRequest {
+    /// The folder, or the object store's URL, with `meta` and `binlogs` in it.
+    source: String,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+    /// Only this collection.
+    #[serde(default)]
+    collection_name: Option<String>,
+    #[serde(default)]
+    checksum_algorithm: ChecksumAlgorithm,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    bandwidth_limit_mib: Option<f64>,
+    #[serde(default)]
+    timeout_seconds: Option<f64>,
+}
+
+/// One collection of it.
+struct Taken<'a> {
+    storage: &'a Store,
+    whole: &'a BackupInfo,
+    info: &'a CollectionInfo,
+    collection: Collection,
+    indexes: Vec<Index>,
+}
+
+/// Takes a backup in, and answers with the metadata of what came of it.
+///
+/// # Errors
+/// [`Kind::BackupNotFound`] where `source` is no such backup, [`Kind::BackupCorrupted`] with `failed_files` where it is
+/// damaged, [`Kind::AlreadyExists`] where it was taken in before. Collections before the one that failed stay.
+pub async fn adopt(session: &Session, request: AdoptRequest, control: &Control) -> Result<Value> {
+    let limit = deadline(request.timeout_seconds);
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
+    control.enter(Phase::Counting);
+    let repository = session.repository()?;
+    repository.store().require_writable("taking a backup in")?;
+    let storage = Store::open(&request.source, &request.options)?.read_only();
+    let whole = control.guard(limit, read(&storage)).await?;
+    let chosen =
+        |info: &&CollectionInfo| request.collection_name.as_deref().is_none_or(|name| name == info.collection_name);
+    let chosen: Vec<&CollectionInfo> = whole.collection_backups.iter().filter(chosen).collect();
+    if chosen.is_empty() {
+        let known: Vec<&str> = whole.collection_backups.iter().map(|info| &*info.collection_name).collect();
+        return Err(Error::new(
+            Kind::BackupNotFound,
+            format!(
+                "{} has no collection '{}'; it has: {}",
+                storage.display(""),
+                request.collection_name.unwrap_or_default(),
+                known.join(", ")
+            ),
+        ));
+    }
+    control.begin();
+    let mut adopted = Vec::new();
+    for info in chosen {
+        let taken = Taken {
+            storage: &storage,
+            whole: &whole,
+            info,
+            collection: description::collection(info)?,
+            indexes: description::indexes(info),
+        };
+        let about = |error: Error| backup::as_backup_error(error, &info.collection_name, super::STORAGE_TYPE);
+        let (manifest, warnings, storage_path) = taken.take(session, &request, control, limit).await.map_err(about)?;
+        let found = repository
+            .find(manifest.backup_id.as_str(), Some(&manifest.collection_name), Some(&manifest.database))
+            .await?;
+        control.enter(Phase::Verifying);
+        let outcome = control.guard(limit, verify::decoded(&found, control)).await.map_err(about)?;
+        if let Err(error) = verify::require_sound(&found, &outcome) {
+            control.enter(Phase::Cleaning);
+            drop(found);
+            backup::undo(repository, &manifest).await;
+            return Err(about(error.context("it was not taken in")));
+        }
+        let outcome = serde_json::to_value(&outcome).map_err(|error| internal(error.to_string()))?;
+        adopted.push(json!({
+            "metadata": crate::jobs::metadata(&manifest, Some(&outcome), &storage_path),
+            "warnings": warnings,
+        }));
+    }
+    control.enter(Phase::Done);
+    Ok(Value::Array(adopted))
+}
+
+async fn read(storage: &Store) -> Result<BackupInfo> {
+    let read = async |file: &'static str| storage.get(&RelativePath::new(file)?, METADATA_CEILING).await;
+    BackupInfo::read(read).await.map_err(|error| {
+        let nothing = error.message().contains("backup_meta.json is missing");
+        let error = if nothing {
+            Error::new(
+                Kind::BackupNotFound,
+                format!(
+                    "{} is no backup by milvus-backup: there is no meta/backup_meta.json in it. Name the folder that has meta and binlogs in it",
+                    storage.display("")
+                ),
+            )
+        } else {
+            error
+        };
+        error.with("storage_path", storage.display(""))
+    })
+}
+
+impl Taken<'_> {
+    async fn take(
+        &self,
+        session: &Session,
+        request: &AdoptRequest,
+        control: &Control,
+        limit: Option<std::time::Instant>,
+    ) -> Result<(Manifest, Vec<String>, String)> {
+        let repository = session.repository()?;
+        let segments = control.guard(limit, self.segments()).await?;
+        backup::check_room(repository, &self.collection.name, segments.iter().map(SegmentFiles::bytes).sum())?;
+        let begin = BeginRequest {
+            database: self.collection.database.clone(),
+            collection: self.collection.name.clone(),
+            backup_name: (!self.whole.name.is_empty()).then(|| self.whole.name.clone()),
+            algorithm: request.checksum_algorithm,
+            fingerprint: String::new(),
+            resume: false,
+        };
+        // Not guarded: a lock that is being taken is taken, and then given back.
+        let attempt = repository.begin(begin).await?;
+        let storage_path = attempt.storage_path();
+        let work = self.write(&segments, request, &attempt, control);
+        match backup::guarded(&self.collection.name, &attempt, control, limit, work).await {
+            Ok((manifest, warnings)) => Ok((attempt.commit(manifest).await?, warnings, storage_path)),
+            Err(error) => {
+                control.enter(Phase::Cleaning);
+                attempt.abandon().await;
+                Err(error.with("storage_path", self.storage.display("")))
+            }
+        }
+    }
+
+    /// The segments, each with files that are all there and as long as the metadata says.
+    async fn segments(&self) -> Result<Vec<SegmentFiles>> {
+        let own = self.info.partition_backups.iter().flat_map(|partition| &partition.segment_backups);
+        let mut segments = Vec::new();
+        for info in own.chain(&self.info.l0_segments) {
+            segments.push(self.segment(info).await?);
+        }
+        Ok(segments)
+    }
+
+    async fn segment(&self, info: &SegmentInfo) -> Result<SegmentFiles> {
+        if info.storage_version >= 2 {
+            return Err(Error::new(
+                Kind::SchemaIncompatible,
+                format!(
+                    "segment {} is of Milvus's storage version {}, which keeps several fields in one file; this version does not read it",
+                    info.segment_id, info.storage_version
+                ),
+            ));
+        }
+        let mut inserts = Vec::new();
+        for field in &info.binlogs {
+            for log in &field.binlogs {
+                let folder = format!("{}/{}", info.folder("insert_log"), field.field_id);
+                inserts.push(self.file(&folder, field.field_id, log).await?);
+            }
+        }
+        let mut deletes = Vec::new();
+        for log in info.deltalogs.iter().flat_map(|field| &field.binlogs) {
+            deletes.push(self.file(&info.folder("delta_log"), 0, log).await?);
+        }
+        inserts.sort_by_key(|file| (file.field, file.log));
+        deletes.sort_by_key(|file| file.log);
+        let segment = Segment {
+            id: info.segment_id,
+            collection: info.collection_id,
+            partition: info.partition_id,
+            rows: u64::try_from(info.num_of_rows).unwrap_or_default(),
+            state: SegmentState::Flushed,
+            is_level_zero: info.is_l0,
+            storage_version: info.storage_version,
+        };
+        if segment.rows > 0 && !segment.is_level_zero && inserts.is_empty() {
+            return Err(self.damaged(
+                crate::binlog::metadata::SEGMENT_FILE,
+                format!(
+                    "the metadata says that segment {} has {} rows, and names no file of them",
+                    segment.id, segment.rows
+                ),
+            ));
+        }
+        Ok(SegmentFiles { segment, inserts, deletes })
+    }
+
+    async fn file(&self, folder: &str, field: i64, log: &Log) -> Result<LogFile> {
+        let number = log.number().ok_or_else(|| {
+            let what = format!("the metadata lists a file in {folder} that has no number");
+            self.damaged(crate::binlog::metadata::SEGMENT_FILE, what)
+        })?;
+        let path = RelativePath::new(format!("{folder}/{number}"))?;
+        let Some(bytes) = self.storage.size(&path).await? else {
+            return Err(
+                self.damaged(path.as_str(), format!("{path} is missing: its rows, or deletes of them, are lost"))
+            );
+        };
+        match u64::try_from(log.log_size) {
+            Ok(told) if told > 0 && told != bytes => {
+                Err(self.damaged(path.as_str(), format!("{path} is {bytes} bytes long, and the metadata says {told}")))
+            }
+            _ => Ok(LogFile { from: path.clone(), to: path, field, log: number, bytes }),
+        }
+    }
+
+    fn damaged(&self, file: &str, what: String) -> Error {
+        Error::new(
+            Kind::BackupCorrupted,
+            format!("the backup '{}' is damaged and was not taken in: {what}", self.whole.name),
+        )
+        .with("failed_files", vec![file])
+        .with("storage_path", self.storage.display(""))
+    }
+
+    async fn write(
+        &self,
+        segments: &[SegmentFiles],
+        request: &AdoptRequest,
+        attempt: &Attempt,
+        control: &Control,
+    ) -> Result<(Manifest, Vec<String>)> {
+        let (collection, done) = (&self.collection, Done::default());
+        let rows = segments.iter().map(|files| files.segment.rows).sum();
+        control.expect(rows, segments.iter().map(SegmentFiles::bytes).sum());
+        control.enter(Phase::Writing);
+        if let Brought::Again(why) = bring::bring(attempt, self.storage, collection, segments, &done, control).await? {
+            let files = why.details().get("failed_files").cloned().unwrap_or_else(|| json!([]));
+            return Err(self.damaged("", why.message().to_owned()).with("failed_files", files));
+        }
+        control.enter(Phase::Counting);
+        let (at, mut warnings) = self.moment(segments, &done);
+        let partitions: Vec<(String, i64)> = self
+            .info
+            .partition_backups
+            .iter()
+            .map(|partition| (partition.partition_name.clone(), partition.partition_id))
+            .collect();
+        let alive = live::rows(collection, &partitions, (segments, at), attempt, &done).await?;
+        warnings.push(format!(
+            "taken in from {}, which milvus-backup made: it was proven as it was found, not as it was made",
+            self.storage.display("")
+        ));
+        let info = BackupInfo { collection_backups: vec![self.info.clone()], ..self.whole.clone() };
+        for (path, bytes) in info.to_files()? {
+            attempt.put(&RelativePath::new(path)?, bytes.into()).await?;
+        }
+        let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
+        attempt.put(&RelativePath::new(SCHEMA_FILE)?, backup::pretty(&schema)?).await?;
+        backup::put_indexes(attempt, &self.indexes).await?;
+        let mut manifest =
+            Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
+        manifest.storage_type = StorageType::MilvusNative;
+        manifest.partition_names.clone_from(&collection.partitions);
+        manifest.row_count = alive.values().sum();
+        manifest.segment_count = segments.len() as u64;
+        manifest.size_bytes = segments.iter().map(SegmentFiles::bytes).sum();
+        manifest.compression_enabled = true;
+        manifest.include_indexes = true;
+        manifest.milvus_version.clone_from(&self.whole.milvus_version);
+        manifest.tags.clone_from(&request.tags);
+        manifest.schema_snapshot = schema;
+        // It may hold rows that came after the others: its own tool notes no moment before version 0.5.17.
+        let noted = self.noted_moment().is_some();
+        manifest.snapshot.kind = if noted { SnapshotKind::Snapshot } else { SnapshotKind::Fuzzy };
+        let made = i64::try_from(self.info.backup_physical_timestamp).ok();
+        manifest.snapshot.ended_at = made.filter(|made| *made > 0).and_then(|made| DateTime::from_timestamp(made, 0));
+        manifest.snapshot.timestamp = Some(at);
+        manifest.digest.partitions =
+            alive.into_iter().map(|(name, rows)| (name, PartitionDigest { rows, digest: None })).collect();
+        manifest.warnings.clone_from(&warnings);
+        Ok((manifest, warnings))
+    }
+
+    /// The moment that the metadata names.
+    fn noted_moment(&self) -> Option<u64> {
+        [self.info.backup_timestamp, self.whole.backup_timestamp].into_iter().find(|time| *time > 0)
+    }
+
+    /// The moment to take rows at: the one that is noted, or else that of the latest row or delete.
+    fn moment(&self, segments: &[SegmentFiles], done: &Done) -> (u64, Vec<String>) {
+        if let Some(noted) = self.noted_moment() {
+            return (noted, Vec::new());
+        }
+        let files = segments.iter().flat_map(SegmentFiles::all);
+        let latest = files.filter_map(|file| done.span(file)).map(|span| span.end).max().unwrap_or_default();
+        let warning = "its metadata names no moment: it shows all rows that its files hold, and if somebody wrote while it was made, they are not of one moment";
+        (latest, vec![warning.to_owned()])
+    }
+}
