@@ -620,8 +620,8 @@ class BackupManager:
         """Takes a backup that `milvus-backup` made into the repository. Needs no server.
 
         Its files are copied, checksummed and decoded, and each collection in it becomes a native backup of its name
-        here: listed, verified, read and restored like all others. Every file that its metadata names has to be there, with
-        as many rows in each field as the metadata says.
+        here: listed, verified, read and restored like all others. Every file that its metadata names has to be there,
+        with as many rows in each field as the metadata says.
 
         Args:
             source: The folder, or an object store's URL, that has `meta` and `binlogs` in it.
