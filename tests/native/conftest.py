@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from milvault import BackupManager, BackupStorageType
-from tests.conftest import Connect, Milvus
-from tests.servers.milvus_235 import Milvus235
+from tests.conftest import Connect, Milvus, client_of
+from tests.servers.milvus_235 import QUICK, Milvus235
 
 Native = Callable[..., BackupManager]
 
@@ -28,6 +28,41 @@ def native(server: Milvus, milvus_server: Milvus235, connect: Connect) -> Native
             **settings,
         }
         return connect(server, **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def calm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus235]:
+    """A Milvus 2.3.5 that compacts nothing by itself, started once a run where a test asks for it."""
+    base = tmp_path_factory.mktemp("calm-milvus")
+    server = Milvus235(base, {**QUICK, "dataCoord.compaction.enableAutoCompaction": "false"}).start()
+    yield server
+    server.stop()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def calm(calm_server: Milvus235) -> Iterator[Milvus]:
+    """That server; the test's collections go when it ends."""
+    client = client_of(calm_server.uri)
+    yield Milvus(calm_server.uri, "server", client)
+    for collection in client.list_collections():
+        client.drop_collection(collection)
+    client.close()
+
+
+@pytest.fixture
+def calm_native(calm: Milvus, calm_server: Milvus235, connect: Connect) -> Native:
+    """As `native`, on the server that compacts nothing."""
+
+    def make(**settings: Any) -> BackupManager:
+        given = {
+            "milvus_storage": str(calm_server.data),
+            "default_storage_type": BackupStorageType.MILVUS_NATIVE,
+            **settings,
+        }
+        return connect(calm, **given)
 
     return make
 
