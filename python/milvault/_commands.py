@@ -18,6 +18,7 @@ from ._terminal import (
     run_interruptibly,
     show_backup,
     show_backups,
+    show_checked,
     show_copied,
     show_created,
     show_pruned,
@@ -274,6 +275,29 @@ def create(
     if not errors:
         return DONE
     return PARTLY_DONE if len(errors) < len(results) else exit_code_of_kind(errors[0].kind)
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    collection: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[COLLECTION]", help="Whose files are looked for in --milvus-storage.", show_default=False
+        ),
+    ] = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Look whether server, repository and Milvus's storage are as they have to be, before the first backup."""
+    settings = _settings(context, as_json)
+    manager = settings.manager(needs_server=True)
+    found = _call(manager, lambda: manager.check(collection, timeout=timeout))
+    if settings.as_json:
+        print_json(found.to_dict())
+    else:
+        show_checked(found)
+    return DONE if found.success else FAILED
 
 
 @app.command("list")

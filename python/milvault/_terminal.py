@@ -18,7 +18,15 @@ from .display import human_bytes, human_duration, human_value
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from .results import BackupList, BackupMetadata, BackupResult, CopyResult, RestoreResult, VerificationResult
+    from .results import (
+        BackupList,
+        BackupMetadata,
+        BackupResult,
+        CheckResult,
+        CopyResult,
+        RestoreResult,
+        VerificationResult,
+    )
 
 T = TypeVar("T")
 
@@ -156,6 +164,13 @@ def show_restored(result: RestoreResult) -> None:
     if result.failed_partitions:
         print(f"left out partitions that failed: {', '.join(result.failed_partitions)}")
     _show_warnings(result.warnings)
+
+
+def show_checked(result: CheckResult) -> None:
+    """What a check found, a line each."""
+    words = {True: "good", False: "wrong", None: "unknown"}
+    for found in result.checks:
+        print(f"{found.name.replace('_', ' ')}: {words[found.success]}: {found.message}")
 
 
 def show_copied(result: CopyResult) -> None:

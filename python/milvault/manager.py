@@ -29,7 +29,7 @@ from ._requests import (
 from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
 from .enums import BackupState, BackupStorageType, VerificationType
-from .errors import BackupCorruptedError, InvalidArgumentError
+from .errors import BackupCorruptedError, BackupRecoveryError, BackupStorageError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
 from .results import (
@@ -37,6 +37,8 @@ from .results import (
     BackupMetadata,
     BackupResult,
     BackupSet,
+    Check,
+    CheckResult,
     CopyResult,
     ExportResult,
     RestoreResult,
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from ._moments import Moment
     from ._seam import Outcome, SessionFactory
     from .enums import BackupType
-    from .errors import BackupRecoveryError
     from .reader import BackupReader
 
     ProgressSink = Callable[[BackupProgress], Any] | ProgressStream | bool | None
@@ -303,6 +304,47 @@ class BackupManager:
         if outcome.error is None:
             return _finished_backup(outcome.value, milliseconds), outcome
         return self._failed_backup(database or own, collection_name, params, outcome.error, milliseconds), outcome
+
+    async def check(self, collection_name: str | None = None, *, timeout: float | None = None) -> CheckResult:
+        """Looks whether everything is as it has to be, before the first backup.
+
+        Whether the server answers, the repository can be written, and `milvus_storage`, where it is set, is what this
+        server writes to. Writes one small file to the repository and deletes it again, unless it is `read_only`.
+
+        Args:
+            collection_name: The collection whose files are looked for in Milvus's storage. Unset: one that has some.
+            timeout: Seconds it may take. Unset: the config's `verification_timeout`.
+
+        Returns:
+            What was found; `success` where nothing is wrong. What is wrong is no exception.
+
+        Raises:
+            InvalidArgumentError: An argument or a setting cannot be right.
+
+        Example:
+            ```python
+            for found in (await manager.check()).checks:
+                print(found.name, found.success, found.message)
+            ```
+        """
+        request = {
+            "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
+            "timeout_seconds": checked_timeout(timeout, self.config.verification_timeout),
+        }
+        unreachable: list[Check] = []
+        has_server = self.connection_manager is not None
+        try:
+            outcome = await self._engine.run("check", request, needs_server=has_server)
+        except InvalidArgumentError:
+            raise
+        except BackupRecoveryError as error:  # a Milvus Lite that cannot be opened
+            unreachable = [Check(name="server", success=False, message=str(error))]
+            outcome = await self._engine.run("check", request, needs_server=False)
+        if isinstance(outcome.error, BackupStorageError):  # a root that cannot be one
+            unusable = Check(name="repository", success=False, message=str(outcome.error))
+            return CheckResult(success=False, checks=[*unreachable, unusable])
+        found = CheckResult.model_validate(outcome.unwrap())
+        return CheckResult(success=found.success and not unreachable, checks=[*unreachable, *found.checks])
 
     async def list_backups(
         self,

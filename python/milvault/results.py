@@ -490,6 +490,36 @@ class CopyResult(Result):
     verification: VerificationResult | None = None
 
 
+class Check(Result):
+    """One thing that `BackupManager.check` looked at.
+
+    Attributes:
+        name: `server`, `repository`, or `milvus_storage`.
+        success: Whether it is as it has to be; `None` where that could not be told.
+        message: What was found; where something is wrong, what, and the way out.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ("name", "success", "message")
+
+    name: str
+    success: bool | None
+    message: str
+
+
+class CheckResult(Result):
+    """What `BackupManager.check` found.
+
+    Attributes:
+        success: Whether nothing is wrong.
+        checks: What was looked at, one by one.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ("success", "checks")
+
+    success: bool
+    checks: list[Check]
+
+
 class DamagedBackup(Result):
     """A backup whose manifest cannot be read.
 

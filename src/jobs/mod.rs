@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 mod agree;
 pub mod backup;
 pub mod bandwidth;
+pub mod check;
 mod chunks;
 mod compatible;
 mod contrast;
@@ -241,6 +242,7 @@ pub async fn run(session: &Session, operation: &str, request: &str, control: &Co
 async fn run_small(session: &Session, operation: &str, request: &str, control: &Control) -> Result<Value> {
     match operation {
         "backup" => backup::backup(session, parse(operation, request)?, control).await,
+        "check" => check::check(session, parse(operation, request)?, control).await,
         "moments" => native::moments(session, &parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result, internal};
 
 use super::again::again;
 use super::local::Mode;
-use super::names::RelativePath;
+use super::names::{BackupId, RelativePath, now};
 use super::storage_error;
 use super::store::{Backend, Store, Version, blocking};
 use super::upload::Upload;
@@ -194,6 +194,18 @@ impl Store {
             Backend::Remote(remote) => (Arc::clone(&remote.store), remote.key(path.as_str())?),
         };
         Ok(Upload::new(self.clone(), path.clone(), key, objects))
+    }
+
+    /// Whether it answers, and, unless it is only to be read, takes files on the terms that backups need; leaves none.
+    pub async fn check(&self) -> Result<()> {
+        self.list_folders("").await?;
+        if self.require_writable("").is_err() {
+            return Ok(());
+        }
+        let trial = RelativePath::new(format!(".check.{}.json", BackupId::new(now())))?;
+        self.put_if_absent(&trial, Bytes::from_static(b"{}")).await?;
+        self.probe(&trial).await?;
+        self.delete(&trial).await
     }
 
     /// Refuses a store that ignores "only where there is none", on which all safety rests. `taken` is a file that was

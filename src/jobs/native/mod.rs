@@ -21,6 +21,7 @@ mod meta;
 pub(super) mod snapshot;
 
 use bring::{Brought, Done};
+pub(super) use files::insert_folder;
 use files::{Listed, SegmentFiles};
 use serde_json::{Value, json};
 use snapshot::Moment;
