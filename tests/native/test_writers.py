@@ -1,8 +1,8 @@
 """Sets made while others write: both tables at one moment, and no request half in them.
 
 Two tables: a key is put into `b` only after `a` has acknowledged it, and taken from `a` only after `b` has. Rows of
-`a` come and go in pairs, a request each. So of every moment: the keys of `b` are keys of `a`, and pairs are whole and of
-one generation.
+`a` come and go in pairs, a request each. So of every moment: the keys of `b` are keys of `a`, and pairs are whole and
+of one generation.
 """
 
 from __future__ import annotations
