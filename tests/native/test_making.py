@@ -23,6 +23,7 @@ from milvault import (
 )
 from tests.backup_files import json_file, leftovers
 from tests.conftest import Milvus, files_under
+from tests.faults.processes import run_child
 from tests.native.binlogs import alive, segments
 from tests.recipes import create, dynamic, partition_key, partitioned, plain, vector_of
 
@@ -325,6 +326,30 @@ async def test_a_canceled_backup_leaves_nothing(server, native, name, root):
         assert leftovers(root) == []
         made = await manager.create_backup(name)
     made.raise_for_error()
+
+
+async def test_what_a_killed_run_leaves_is_swept_by_the_next(server, milvus_server, native, name, root):
+    create(server.client, name, partition_key(2000))
+    job = {
+        "operation": "backup",
+        "uri": server.uri,
+        "root": str(root),
+        "collection": name,
+        "milvus_storage": str(milvus_server.data),
+        "params": {"storage_type": "MILVUS_NATIVE", "bandwidth_limit_mib": 0.2},
+        "kill": {"phases": ["writing"], "delay": 0.3, "needs": f"{root}/*/*/binlogs/insert_log/*/*/*/*/*/*"},
+    }
+    code, last = run_child(job)
+    assert (code, last) == (-9, {"died_in": "writing"})
+    left = leftovers(root)
+    assert any("binlogs/insert_log" in path for path in left)
+    async with native() as manager:
+        assert list(await manager.list_backups(name)) == []
+        made = await manager.create_backup(name)
+        made.raise_for_error()
+        assert [backup.backup_id for backup in await manager.list_backups(name)] == [made.backup_id]
+    assert leftovers(root) == []
+    assert [path.name for path in root.glob(f"{name}/b*")] == [made.backup_id]
 
 
 async def test_a_deleted_backups_name_is_free_again(server, native, name, root):
