@@ -23,6 +23,8 @@ from milvault import (
 )
 from tests.backup_files import json_file, leftovers
 from tests.conftest import Milvus, files_under
+from tests.docs.test_examples import python_blocks
+from tests.docs.test_pages import NATIVE, run
 from tests.faults.processes import run_child
 from tests.native.binlogs import alive, segments
 from tests.recipes import create, dynamic, partition_key, partitioned, plain, vector_of
@@ -390,3 +392,17 @@ async def test_the_servers_own_configuration_says_where_its_files_are(server, mi
         made = await manager.create_backup(name)
     made.raise_for_error()
     assert made.row_count == 70
+
+
+async def test_the_page_about_native_backups_runs_as_printed(server, milvus_server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    create(server.client, "articles", plain(30))
+    server.client.flush("articles")
+    [block] = python_blocks(NATIVE)
+    for printed, ours in (("http://localhost:19530", server.uri), ("/var/lib/milvus/data", str(milvus_server.data))):
+        assert printed in block
+        block = block.replace(printed, ours)
+    names: dict[str, Any] = {}
+    await run(NATIVE, block, names)
+    await names["manager"].close()
+    assert "30 snapshot" in capsys.readouterr().out
