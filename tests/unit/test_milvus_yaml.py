@@ -48,9 +48,9 @@ def test_a_bucket_on_a_server_of_ones_own(yaml):
         ("common: {storageType: local}\nlocalStorage: {path: /data/milvus}", "/data/milvus", {}),
         ("common: {storageType: local}", "/var/lib/milvus/data", {}),
         (
-            "minio: {address: s3.amazonaws.com, useSSL: true, useIAM: true, bucketName: b, rootPath: /r/s/, region: eu-1}",
+            "minio: {address: s3.amazonaws.com, useSSL: true, useIAM: true, bucketName: b, rootPath: /r/s/, region: e}",
             "s3://b/r/s",
-            {"aws_region": "eu-1"},
+            {"aws_region": "e"},
         ),
         (
             "minio: {address: 'store:7000', useSSL: true, bucketName: b, useVirtualHost: true}",

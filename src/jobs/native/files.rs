@@ -69,9 +69,10 @@ pub async fn list(storage: &Store, segments: &[Segment]) -> Result<Listed> {
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    let without = |files: &&SegmentFiles| {
-        let needed = if files.segment.is_level_zero { &files.deletes } else { &files.inserts };
-        needed.is_empty() && files.segment.rows > 0
+    // Deletes are not counted as rows (read): a segment of them alone has files whatever its rows are.
+    let without = |files: &&SegmentFiles| match &files.segment {
+        segment if segment.is_level_zero => files.deletes.is_empty(),
+        segment => files.inserts.is_empty() && segment.rows > 0,
     };
     Ok(match found.iter().find(without) {
         Some(files) => Listed::Without(files.segment.clone()),
@@ -214,6 +215,8 @@ mod tests {
         let found = listed(&store, &[segment(5, -1, &zero), segment(6, 2, &zero)]).await.unwrap();
         let to: Vec<_> = found.iter().flat_map(SegmentFiles::all).map(|file| file.to.as_str()).collect();
         assert_eq!(to, ["binlogs/delta_log/1/-1/5/3", "binlogs/delta_log/1/2/6/6/4"]);
+        let gone = segment(7, -1, &json!({"is_level_zero": true, "rows": 0}));
+        assert!(matches!(list(&store, &[gone]).await.unwrap(), Listed::Without(segment) if segment.id == 7));
     }
 
     #[tokio::test]
