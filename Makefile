@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Half the build time of a cold build is other people's crates: one debug build serves develop, tests and lints alike.
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src proto -type f)
 # What `make soak` runs: everything that has a larger size than in `make test`.
-SOAK ?= tests/faults tests/fuzz tests/property tests/stores tests/embedded/test_control.py tests/server/test_limits.py
+SOAK ?= tests/faults tests/fuzz tests/native tests/property tests/stores tests/embedded/test_control.py tests/server/test_limits.py
 # Tests side by side, each worker with servers of its own: about 3 GiB each.
 WORKERS ?= 2
 # Quiet, and without looking for newer versions of pip itself.

@@ -234,7 +234,7 @@ fn metadata(manifest: &Manifest, verification: Option<&Value>, storage_path: &st
 pub async fn run(session: &Session, operation: &str, request: &str, control: &Control) -> Result<String> {
     match operation {
         "list" => control.guard(None, list(session, parse(operation, request)?)).await,
-        _ => Ok(run_small(session, operation, request, control).await?.to_string()),
+        _ => Ok(Box::pin(run_small(session, operation, request, control)).await?.to_string()),
     }
 }
 

@@ -246,3 +246,119 @@ impl Folders {
         done.await?.map_err(|error| store.io_error("writing", "", &error, None))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use futures::FutureExt;
+
+    use super::super::testing::{Site, manifest, names, path, request};
+    use super::*;
+    use crate::checksum::ChecksumAlgorithm;
+
+    #[derive(Default)]
+    struct Seen(Vec<u8>);
+
+    impl Look for Seen {
+        fn look(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+    }
+
+    /// Storage on disk and in memory, with files of these lengths.
+    async fn storages(files: &[(&str, usize)]) -> Vec<(Store, Option<tempfile::TempDir>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Store::open(folder.path().to_str().unwrap(), &BTreeMap::new()).unwrap();
+        let memory = Store::from_objects(Arc::new(object_store::memory::InMemory::new()), "milvus", "memory");
+        for (file, length) in files {
+            for store in [&disk, &memory] {
+                store.put(&path(file), content(*length)).await.unwrap();
+            }
+        }
+        vec![(disk.read_only(), Some(folder)), (memory.read_only(), None)]
+    }
+
+    fn content(length: usize) -> Bytes {
+        (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    async fn take(attempt: &Attempt, source: &Store, from: &str, to: &str) -> Result<Option<(FileSum, Seen)>> {
+        let quiet = |_| std::future::ready(()).boxed();
+        attempt.take_in(source, &path(from), &path(to), Seen::default(), &quiet).await
+    }
+
+    #[tokio::test]
+    async fn files_come_in_as_they_are_between_disks_and_object_stores() {
+        // None, less than a block, exactly one, and more than a part of an upload.
+        let lengths = [("a/empty", 0), ("a/small", 100), ("a/block", BLOCK), ("a/large", 9 * BLOCK + 17)];
+        for (source, _folder) in storages(&lengths).await {
+            for site in [Site::local(), Site::memory()] {
+                let attempt = site.repository.begin(request(Some("one"))).await.unwrap();
+                for (from, length) in lengths {
+                    let to = format!("binlogs/{from}");
+                    let (sum, seen) = take(&attempt, &source, from, &to).await.unwrap().unwrap();
+                    let expected = content(length);
+                    assert_eq!((sum.bytes, sum.checksum), (length as u64, ChecksumAlgorithm::Sha256.of(&expected)));
+                    assert!(seen.0 == expected, "{from}");
+                    let written = attempt.open_file(&path(&to)).await.unwrap();
+                    assert_eq!(written.size(), length as u64);
+                    let whole = 0..length as u64;
+                    assert!(length == 0 || written.read_range(whole).await.unwrap() == expected, "{from}");
+                }
+                let manifest = manifest(&attempt);
+                attempt.commit(manifest).await.unwrap();
+                let backup = site.repository.find("one", Some("films"), None).await.unwrap();
+                assert_eq!(backup.checksums().await.unwrap().files.len(), lengths.len());
+                let quiet = |_| std::future::ready(()).boxed();
+                let report = backup.check_some_files(crate::repository::Hashed::All, false, &quiet).await.unwrap();
+                assert!(report.failed.is_empty(), "{:?}", report.failed);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_told_and_leaves_nothing() {
+        for (source, _folder) in storages(&[("a/there", 10)]).await {
+            for site in [Site::local(), Site::memory()] {
+                let attempt = site.repository.begin(request(None)).await.unwrap();
+                assert!(take(&attempt, &source, "a/gone", "binlogs/gone").await.unwrap().is_none());
+                assert!(take(&attempt, &source, "a/there", "binlogs/there").await.unwrap().is_some());
+                let files = site.repository.store().list("films").await.unwrap();
+                assert_eq!(files.iter().filter(|file| file.path.contains("binlogs")).count(), 1, "{files:?}");
+                attempt.abandon().await;
+                assert!(names(&site.repository).await.is_empty());
+                assert!(site.repository.store().list("").await.unwrap().is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_given_up_leaves_nothing() {
+        for (source, _folder) in storages(&[("a/large", 8 * BLOCK)]).await {
+            for site in [Site::local(), Site::memory()] {
+                let attempt = site.repository.begin(request(None)).await.unwrap();
+                let (from, to) = (path("a/large"), path("binlogs/large"));
+                // The first portion is told, and that never ends.
+                let never = |_| std::future::pending().boxed();
+                let taking = attempt.take_in(&source, &from, &to, (), &never);
+                assert!(tokio::time::timeout(std::time::Duration::from_millis(200), taking).await.is_err());
+                attempt.abandon().await;
+                assert!(site.repository.store().list("").await.unwrap().is_empty());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_file_is_written_over_another_of_the_same_attempt() {
+        let storages = storages(&[("a/one", 10)]).await;
+        let site = Site::local();
+        let attempt = site.repository.begin(request(None)).await.unwrap();
+        take(&attempt, &storages[0].0, "a/one", "binlogs/one").await.unwrap();
+        assert!(take(&attempt, &storages[0].0, "a/one", "binlogs/one").await.is_err());
+        attempt.discard(&path("binlogs/one")).await.unwrap();
+        assert!(take(&attempt, &storages[0].0, "a/one", "binlogs/one").await.unwrap().is_some());
+        attempt.abandon().await;
+    }
+}

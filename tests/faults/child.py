@@ -66,6 +66,7 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
         retry_delay_seconds=0.2,
         default_chunk_size_mb=1,
         auto_verify_after_backup=False,
+        milvus_storage=job.get("milvus_storage"),
     )
     manager = BackupManager.connect(job["uri"], config=config)
     collection = job["collection"]

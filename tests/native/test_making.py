@@ -23,6 +23,9 @@ from milvault import (
 )
 from tests.backup_files import json_file, leftovers
 from tests.conftest import Milvus, files_under
+from tests.docs.test_examples import python_blocks
+from tests.docs.test_pages import NATIVE, run
+from tests.faults.processes import run_child
 from tests.native.binlogs import alive, segments
 from tests.recipes import create, dynamic, partition_key, partitioned, plain, vector_of
 
@@ -327,6 +330,30 @@ async def test_a_canceled_backup_leaves_nothing(server, native, name, root):
     made.raise_for_error()
 
 
+async def test_what_a_killed_run_leaves_is_swept_by_the_next(server, milvus_server, native, name, root):
+    create(server.client, name, partition_key(2000))
+    job = {
+        "operation": "backup",
+        "uri": server.uri,
+        "root": str(root),
+        "collection": name,
+        "milvus_storage": str(milvus_server.data),
+        "params": {"storage_type": "MILVUS_NATIVE", "bandwidth_limit_mib": 0.2},
+        "kill": {"phases": ["writing"], "delay": 0.3, "needs": f"{root}/*/*/binlogs/insert_log/*/*/*/*/*/*"},
+    }
+    code, last = run_child(job)
+    assert (code, last) == (-9, {"died_in": "writing"})
+    left = leftovers(root)
+    assert any("binlogs/insert_log" in path for path in left)
+    async with native() as manager:
+        assert list(await manager.list_backups(name)) == []
+        made = await manager.create_backup(name)
+        made.raise_for_error()
+        assert [backup.backup_id for backup in await manager.list_backups(name)] == [made.backup_id]
+    assert leftovers(root) == []
+    assert [path.name for path in root.glob(f"{name}/b*")] == [made.backup_id]
+
+
 async def test_a_deleted_backups_name_is_free_again(server, native, name, root):
     create(server.client, name, plain(50))
     params = BackupParams(backup_name="nightly")
@@ -365,3 +392,17 @@ async def test_the_servers_own_configuration_says_where_its_files_are(server, mi
         made = await manager.create_backup(name)
     made.raise_for_error()
     assert made.row_count == 70
+
+
+async def test_the_page_about_native_backups_runs_as_printed(server, milvus_server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    create(server.client, "articles", plain(30))
+    server.client.flush("articles")
+    [block] = python_blocks(NATIVE)
+    for printed, ours in (("http://localhost:19530", server.uri), ("/var/lib/milvus/data", str(milvus_server.data))):
+        assert printed in block
+        block = block.replace(printed, ours)
+    names: dict[str, Any] = {}
+    await run(NATIVE, block, names)
+    await names["manager"].close()
+    assert "30 snapshot" in capsys.readouterr().out

@@ -72,7 +72,8 @@ pub async fn bring(
         if let Err(error) = check_rows(collection, segment, done) {
             return Ok(Brought::Again(error));
         }
-        control.advance(segment.segment.rows, 0);
+        // What rounding left out of the files' shares.
+        control.advance(segment.segment.rows - segment.all().map(|file| share(segment, file)).sum::<u64>(), 0);
     }
     Ok(Brought::Whole)
 }
@@ -87,7 +88,7 @@ async fn one(
     control: &Control,
 ) -> Result<Option<Error>> {
     if done.span(file).is_some() {
-        control.advance(0, file.bytes);
+        control.advance(share(segment, file), file.bytes);
         return Ok(None);
     }
     let mebibytes = u32::try_from((file.bytes >> 20).min(UPLOAD_KEEPS) + 1).unwrap_or(MEMORY);
@@ -107,6 +108,7 @@ async fn one(
     match span {
         Ok(span) => {
             done.lock().insert(file.to.clone(), (sum.bytes, span));
+            control.advance(share(segment, file), 0);
             Ok(None)
         }
         Err(wrong) => {
@@ -114,6 +116,12 @@ async fn one(
             Ok(Some(trouble(segment, &format!("{} {wrong}", file.from))))
         }
     }
+}
+
+/// As how many rows a file counts while progress is told.
+fn share(segment: &SegmentFiles, file: &LogFile) -> u64 {
+    let rows = u128::from(segment.segment.rows) * u128::from(file.bytes) / u128::from(segment.bytes().max(1));
+    u64::try_from(rows).unwrap_or(0)
 }
 
 /// Deletes what an earlier round has brought and this one does not want.
@@ -182,5 +190,77 @@ impl Done {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, Span)>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::milvus::Segment;
+
+    fn films() -> Collection {
+        let fields = json!([
+            {"id": 100, "name": "id", "data_type": "int64", "primary_key": true},
+            {"id": 101, "name": "note", "data_type": "varchar", "nullable": true},
+        ]);
+        let shape = json!({"name": "films", "database": "default", "enable_dynamic_field": false, "fields": fields,
+            "partitions": ["_default"], "shards": 1, "consistency_level": 0});
+        serde_json::from_value(shape).unwrap()
+    }
+
+    /// A segment that the server says has `rows`, with files (field, number, rows, start).
+    fn brought(rows: u64, files: &[(i64, i64, u64, u64)]) -> (SegmentFiles, Done) {
+        let segment: Segment = serde_json::from_value(json!({"id": 7, "collection": 1, "partition": 2, "rows": rows,
+            "state": "Flushed", "is_level_zero": false, "storage_version": 0}))
+        .unwrap();
+        let done = Done::default();
+        let mut inserts = Vec::new();
+        for &(field, log, rows, start) in files {
+            let path = RelativePath::new(format!("{field}/{log}")).unwrap();
+            done.lock().insert(path.clone(), (10, Span { rows, start, end: start + 1 }));
+            inserts.push(LogFile { from: path.clone(), to: path, field, log, bytes: 10 });
+        }
+        (SegmentFiles { segment, inserts, deletes: Vec::new() }, done)
+    }
+
+    fn check(rows: u64, files: &[(i64, i64, u64, u64)]) -> Result<()> {
+        let (segment, done) = brought(rows, files);
+        check_rows(&films(), &segment, &done)
+    }
+
+    const WHOLE: [(i64, i64, u64, u64); 6] =
+        [(0, 1, 3, 50), (0, 2, 4, 60), (1, 3, 3, 50), (1, 4, 4, 60), (100, 5, 3, 50), (100, 6, 4, 60)];
+
+    #[test]
+    fn a_segment_is_taken_where_every_field_has_the_rows_that_the_server_says() {
+        check(7, &WHOLE).unwrap();
+        let mut with_nulls = WHOLE.to_vec();
+        with_nulls.push((101, 9, 7, 50));
+        check(7, &with_nulls).unwrap();
+        // Files of one import may say the same of different rows.
+        check(6, &[(0, 1, 3, 50), (0, 2, 3, 50), (1, 3, 3, 50), (1, 4, 3, 50), (100, 5, 3, 50), (100, 6, 3, 50)])
+            .unwrap();
+    }
+
+    #[test]
+    fn a_file_too_few_is_named_with_its_segment_and_field() {
+        let error = check(7, &WHOLE[..5]).unwrap_err();
+        assert!(error.message().contains("segment 7 ") && error.message().contains("3 rows of field 'id'"), "{error}");
+        let error = check(7, &WHOLE[..4]).unwrap_err();
+        assert!(error.message().contains("no file of field 'id'"), "{error}");
+        let error = check(8, &WHOLE).unwrap_err();
+        assert!(error.message().contains("the server says it has 8"), "{error}");
+    }
+
+    #[test]
+    fn files_of_an_upload_that_was_tried_again_are_left_to_readers() {
+        let mut retried = WHOLE.to_vec();
+        retried.extend([(0, 11, 4, 77), (1, 12, 4, 77)]);
+        check(7, &retried).unwrap();
+        let mut everywhere = retried.clone();
+        everywhere.push((100, 13, 4, 77));
+        assert!(check(7, &everywhere).is_err());
     }
 }

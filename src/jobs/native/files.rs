@@ -69,9 +69,10 @@ pub async fn list(storage: &Store, segments: &[Segment]) -> Result<Listed> {
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    let without = |files: &&SegmentFiles| {
-        let needed = if files.segment.is_level_zero { &files.deletes } else { &files.inserts };
-        needed.is_empty() && files.segment.rows > 0
+    // Deletes are not counted as rows (read): a segment of them alone has files whatever its rows are.
+    let without = |files: &&SegmentFiles| match &files.segment {
+        segment if segment.is_level_zero => files.deletes.is_empty(),
+        segment => files.inserts.is_empty() && segment.rows > 0,
     };
     Ok(match found.iter().find(without) {
         Some(files) => Listed::Without(files.segment.clone()),
@@ -153,4 +154,85 @@ fn foreign(storage: &Store, file: &FileMeta) -> Error {
         ),
     )
     .with("storage_path", storage.display(&file.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn storage(name: &str, files: &[&str]) -> Store {
+        let store = Store::open(&format!("memory://{name}"), &BTreeMap::new()).unwrap();
+        for file in files {
+            store.put(&RelativePath::new(*file).unwrap(), Bytes::from_static(b"12345")).await.unwrap();
+        }
+        store
+    }
+
+    fn segment(id: i64, partition: i64, more: &Value) -> Segment {
+        let mut value = json!({"id": id, "collection": 1, "partition": partition, "rows": 9, "state": "Flushed",
+            "is_level_zero": false, "storage_version": 0});
+        for (key, change) in more.as_object().into_iter().flatten() {
+            value[key] = change.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    async fn listed(storage: &Store, segments: &[Segment]) -> Result<Vec<SegmentFiles>> {
+        match list(storage, segments).await? {
+            Listed::Whole(files) => Ok(files),
+            Listed::Without(segment) => panic!("segment {} has no files", segment.id),
+        }
+    }
+
+    #[tokio::test]
+    async fn files_go_where_milvus_backup_puts_them_in_the_order_of_their_numbers() {
+        let files = ["insert_log/1/2/7/100/12", "insert_log/1/2/7/100/9", "insert_log/1/2/7/1/8", "delta_log/1/2/7/20"];
+        let store =
+            storage("native-files", &[&files[..], &["insert_log/1/2/8/100/3", "stats_log/1/2/7/100/1"]].concat()).await;
+        let found = listed(&store, &[segment(7, 2, &json!({}))]).await.unwrap();
+        let to: Vec<_> = found[0].all().map(|file| file.to.as_str()).collect();
+        assert_eq!(
+            to,
+            [
+                "binlogs/insert_log/1/2/7/7/1/8",
+                "binlogs/insert_log/1/2/7/7/100/9",
+                "binlogs/insert_log/1/2/7/7/100/12",
+                "binlogs/delta_log/1/2/7/7/20"
+            ]
+        );
+        assert_eq!(found[0].bytes(), 20);
+    }
+
+    #[tokio::test]
+    async fn deletes_for_all_partitions_have_no_folder_of_a_group() {
+        let store = storage("native-zero", &["delta_log/1/-1/5/3", "delta_log/1/2/6/4"]).await;
+        let zero = json!({"is_level_zero": true});
+        let found = listed(&store, &[segment(5, -1, &zero), segment(6, 2, &zero)]).await.unwrap();
+        let to: Vec<_> = found.iter().flat_map(SegmentFiles::all).map(|file| file.to.as_str()).collect();
+        assert_eq!(to, ["binlogs/delta_log/1/-1/5/3", "binlogs/delta_log/1/2/6/6/4"]);
+        let gone = segment(7, -1, &json!({"is_level_zero": true, "rows": 0}));
+        assert!(matches!(list(&store, &[gone]).await.unwrap(), Listed::Without(segment) if segment.id == 7));
+    }
+
+    #[tokio::test]
+    async fn a_segment_with_rows_and_no_files_is_told() {
+        let store = storage("native-without", &["insert_log/1/2/7/100/1"]).await;
+        let segments = [segment(7, 2, &json!({})), segment(8, 2, &json!({})), segment(9, 2, &json!({"rows": 0}))];
+        assert!(matches!(list(&store, &segments).await.unwrap(), Listed::Without(segment) if segment.id == 8));
+        assert!(matches!(list(&store, &segments[2..]).await.unwrap(), Listed::Whole(_)));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_binlog_or_of_another_layout_is_refused_by_name() {
+        let store = storage("native-foreign", &["insert_log/1/2/7/100/1", "insert_log/1/2/7/100/1.tmp"]).await;
+        let error = listed(&store, &[segment(7, 2, &json!({}))]).await.unwrap_err();
+        assert!(error.kind() == Kind::Storage && error.message().contains("100/1.tmp"), "{error}");
+        let error = listed(&store, &[segment(7, 2, &json!({"storage_version": 2}))]).await.unwrap_err();
+        assert!(error.kind() == Kind::SchemaIncompatible && error.message().contains("segment 7"), "{error}");
+    }
 }
