@@ -191,7 +191,9 @@ def restore_milvault(job: dict[str, Any]) -> dict[str, Any]:
 
     async def run() -> dict[str, Any]:
         async with _manager(job) as manager:
-            params = RestoreParams(target_collection_name=job["target"], verify_after=job["verify_after"])
+            params = RestoreParams(
+                target_collection_name=job["target"], verify_after=job["verify_after"], via=job.get("via", "AUTO")
+            )
             begun = time.perf_counter()
             result = await manager.restore_backup(job["backup_id"], job["collection"], params)
             seconds = time.perf_counter() - begun

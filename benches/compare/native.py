@@ -79,10 +79,11 @@ class Bench:
     def _restore(self, turn: int, made: dict[str, Any]) -> None:
         self._fresh()
         self._measure("raw Insert, flush", "restore_raw")
-        for verify in ("NONE", "DIGEST"):
-            self._fresh()
-            job = {"backup_id": made["backup_id"], "verify_after": verify}
-            self._measure(f"restore, proof {verify}", "restore_milvault", **job)
+        for via in ("INSERT", "IMPORT"):
+            for verify in ("NONE", "DIGEST"):
+                self._fresh()
+                job = {"backup_id": made["backup_id"], "verify_after": verify, "via": via}
+                self._measure(f"restore by {via}, proof {verify}", "restore_milvault", **job)
         if turn < self.options.slow_repeat:
             self._fresh()
             self._measure("Import, segment by segment", "import_segments", backup=made["folder"])

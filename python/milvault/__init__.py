@@ -29,6 +29,7 @@ from .enums import (
     ChecksumAlgorithm,
     ConflictPolicy,
     RestoreProof,
+    RestoreVia,
     VerificationType,
 )
 from .errors import (
@@ -121,6 +122,7 @@ __all__ = [
     "RestoreResult",
     "RestoreTimeoutError",
     "RestoreValidationError",
+    "RestoreVia",
     "SchemaIncompatibleError",
     "VerificationParams",
     "VerificationResult",

@@ -37,6 +37,7 @@ from .enums import (
     ChecksumAlgorithm,
     ConflictPolicy,
     RestoreProof,
+    RestoreVia,
     VerificationType,
 )
 from .manager import BackupManager
@@ -474,6 +475,10 @@ def restore(
     proof: Annotated[
         RestoreProof, typer.Option(case_sensitive=False, help="How the rows are proven at the end.")
     ] = RestoreProof.DIGEST,
+    via: Annotated[
+        RestoreVia,
+        typer.Option(case_sensitive=False, help="IMPORT: the server reads a native backup's files by itself."),
+    ] = RestoreVia.AUTO,
     auto_id: Annotated[
         AutoIdPolicy, typer.Option(case_sensitive=False, help="What becomes of keys that the server had made.")
     ] = AutoIdPolicy.PRESERVE,
@@ -498,6 +503,7 @@ def restore(
         drop_existing=drop_existing,
         into_existing=into_existing,
         on_conflict=on_conflict,
+        via=via,
         auto_id=auto_id,
         skip_failed_partitions=skip_failed,
         dry_run=dry_run,

@@ -148,6 +148,7 @@ def restore_request(
         "load_after_restore": params.load_after_restore,
         "restore_indexes": params.restore_indexes,
         "skip_failed_partitions": params.skip_failed_partitions,
+        "via": params.via.value,
         "verify_after": params.verify_after.value,
         "auto_id": params.auto_id.value,
         "dry_run": params.dry_run,

@@ -69,6 +69,19 @@ class RestoreProof(_Word):
     NONE = "NONE"
 
 
+class RestoreVia(_Word):
+    """By what way rows come into the new collection.
+
+    `INSERT` decodes them here and inserts them, which works for every backup and every server. `IMPORT` has the server
+    read a native backup's own files, where it can see them, and keeps keys that a server had made. `AUTO` is `INSERT`
+    in this version.
+    """
+
+    AUTO = "AUTO"
+    INSERT = "INSERT"
+    IMPORT = "IMPORT"
+
+
 class ConflictPolicy(_Word):
     """What a restore into an existing collection does about rows whose primary keys are there already.
 

@@ -12,7 +12,15 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ._model import Level, Model, Percent, PositiveCount, PositiveRate
 from ._moments import hybrid_timestamp
-from .enums import AutoIdPolicy, BackupStorageType, BackupType, ConflictPolicy, RestoreProof, VerificationType
+from .enums import (
+    AutoIdPolicy,
+    BackupStorageType,
+    BackupType,
+    ConflictPolicy,
+    RestoreProof,
+    RestoreVia,
+    VerificationType,
+)
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -89,6 +97,7 @@ class RestoreParams(Model):
         restore_indexes: Whether indexes are built again.
         skip_failed_partitions: Whether a partition that cannot be read, inserted or proven is left out, and named in
             `failed_partitions`; otherwise it fails the restore. A collection is never replaced by less than the whole.
+        via: By what way rows come into the collection.
         verify_after: How restored rows are proven before they take the collection's place.
         auto_id: What becomes of primary keys that the server had made.
         dry_run: Whether only to check, and to tell in the result's `plan` what would be done.
@@ -109,6 +118,7 @@ class RestoreParams(Model):
     load_after_restore: bool = False
     restore_indexes: bool = True
     skip_failed_partitions: bool = False
+    via: RestoreVia = RestoreVia.AUTO
     verify_after: RestoreProof = RestoreProof.DIGEST
     auto_id: AutoIdPolicy = AutoIdPolicy.PRESERVE
     dry_run: bool = False

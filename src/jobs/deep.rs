@@ -129,6 +129,7 @@ async fn prepare(session: &Session, client: &Client, backup: &Backup, request: &
         collection,
         indexes: Vec::new(),
         options,
+        import: None,
         failed: BTreeMap::new(),
     })
 }

@@ -93,6 +93,17 @@ impl Rows {
         history::of(backup, &self.pieces, at).await
     }
 
+    /// Whether some are chosen by a filter.
+    #[must_use]
+    pub(super) fn has_filter(&self) -> bool {
+        self.wanted.filter.is_some()
+    }
+
+    /// Whether files hold rows or deletes that came after the moment that the backup shows.
+    pub(super) async fn hold_later_ones(&self, backup: &Backup) -> Result<bool> {
+        history::hold_later_ones(backup, &self.pieces).await
+    }
+
     /// Whether a partition's rows come in the order of their keys.
     #[must_use]
     pub fn in_key_order(&self) -> bool {
@@ -118,16 +129,16 @@ impl Rows {
     #[must_use]
     pub fn most(&self) -> u64 {
         let told = |name: &String| {
-            let pieces = || self.pieces(name).iter().map(|piece| piece.rows).sum();
+            let pieces = || self.pieces(name).iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.rows));
             self.promised.get(name).and_then(|promise| promise.rows).unwrap_or_else(pieces)
         };
-        self.promised.keys().map(told).sum()
+        self.promised.keys().map(told).fold(0, u64::saturating_add)
     }
 
     /// The rows' size in Arrow.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.bytes).sum()
+        self.pieces.iter().fold(0, |sum, piece| sum.saturating_add(piece.bytes))
     }
 
     /// Names of the partitions to restore.

@@ -22,6 +22,7 @@ pub mod copy;
 mod deep;
 pub mod export;
 pub mod files;
+mod importing;
 mod into;
 mod journals;
 mod likeness;

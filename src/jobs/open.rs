@@ -271,7 +271,9 @@ impl OpenBackup {
 
     /// How many rows the files that may match have, and their size in Arrow.
     pub(super) fn most(&self) -> (u64, u64) {
-        self.rows.pieces.iter().fold((0, 0), |(rows, bytes), piece| (rows + piece.rows, bytes + piece.bytes))
+        self.rows.pieces.iter().fold((0, 0), |(rows, bytes): (u64, u64), piece| {
+            (rows.saturating_add(piece.rows), bytes.saturating_add(piece.bytes))
+        })
     }
 
     /// The first error that a stream met.
@@ -290,7 +292,7 @@ impl OpenBackup {
         for piece in &self.rows.pieces {
             let opened = self.rows.open(piece).await.inspect_err(|error| self.rows.failed(error))?;
             proven.push_back(opened);
-            bytes += piece.file_bytes;
+            bytes = u64::saturating_add(bytes, piece.file_bytes);
             if bytes >= PROVEN_FIRST_BYTES || proven.len() >= PROVEN_FIRST_FILES {
                 break;
             }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::control::{Control, Phase, deadline};
 use super::into::{self, Conflict};
 use super::restore_plan::{Plan, Target, prepare, tell};
-use super::staging::{Keys, Proof, Staged, journalled, not_lost};
+use super::staging::{Keys, Proof, Staged, Via, journalled, not_lost};
 use super::{Session, journals, recover, swap};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
@@ -49,6 +49,8 @@ pub struct RestoreRequest {
     pub(super) skip_failed_partitions: bool,
     #[serde(default)]
     pub(super) auto_id: Keys,
+    #[serde(default)]
+    pub(super) via: Via,
     #[serde(default)]
     pub(super) verify_after: Proof,
     #[serde(default)]

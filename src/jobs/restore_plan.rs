@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::control::{Control, Phase};
 use super::load::Rows;
 use super::restore::RestoreRequest;
-use super::staging::{Keys, Options, Proof, Staging};
-use super::{Session, compatible, likeness, recover, verify};
+use super::staging::{Keys, Options, Proof, Staging, Via};
+use super::{Session, compatible, importing, likeness, recover, verify};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::Client;
 use crate::repository::Backup;
@@ -94,13 +94,25 @@ pub(super) async fn prepare(
     if !request.dry_run {
         recover::interrupted_restores(session, &client, Some((client.database(), target))).await?;
     }
+    if request.via == Via::Import
+        && (request.at.is_some() || request.into_existing || request.auto_id == Keys::Regenerate)
+    {
+        return Err(Error::new(
+            Kind::InvalidArgument,
+            "via=IMPORT takes a backup's rows as they are, at its own moment, into a new collection: it goes with neither as_of, nor into_existing, nor auto_id=REGENERATE",
+        ));
+    }
+    let import = match request.via {
+        Via::Import => Some(importing::Place::of(session, backup, &collection, &rows).await?),
+        Via::Auto | Via::Insert => None,
+    };
     let history = rows.history(backup, request.at).await?;
     let mut warnings = Vec::new();
     let made_by = backup.manifest().milvus_version.as_str();
     compatible::check(&client, &collection, target, made_by)?;
     if request.auto_id == Keys::Regenerate {
         must_make_keys(&collection, backup)?;
-    } else {
+    } else if request.via != Via::Import {
         compatible::keep_keys(&client, &mut collection, &mut warnings);
     }
     compatible::adapt(&client, &mut collection, &mut indexes, made_by, &mut warnings);
@@ -125,7 +137,7 @@ pub(super) async fn prepare(
         max_requests_in_flight: request.max_requests_in_flight,
     };
     let mut staging =
-        Staging { client, backup: backup.clone(), rows, collection, indexes, options, failed: BTreeMap::new() };
+        Staging { client, backup: backup.clone(), rows, collection, indexes, options, import, failed: BTreeMap::new() };
     for (partition, why) in damaged.map(|damaged| damaged.of(&staging.rows)).transpose()?.unwrap_or_default() {
         staging.leave_out(&partition, why)?;
     }

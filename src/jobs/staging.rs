@@ -14,7 +14,7 @@ use super::control::{Control, Phase};
 use super::load::Rows;
 use super::read::{self, blocking, insert_partition};
 use super::staging_progress::Progress;
-use super::{Session, swap};
+use super::{Session, importing, swap};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, InsertRequest, Inserter, ServerKind, keys};
@@ -70,6 +70,19 @@ pub(super) struct Options {
     pub max_requests_in_flight: usize,
 }
 
+/// By what way rows come into a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Via {
+    /// By whichever is proven faster: inserting, as of now.
+    #[default]
+    Auto,
+    /// Decoded here, and inserted.
+    Insert,
+    /// By the server's own Import of a native backup's files.
+    Import,
+}
+
 /// A staging collection to be made.
 pub(super) struct Staging {
     pub client: Client,
@@ -79,6 +92,8 @@ pub(super) struct Staging {
     pub collection: Collection,
     pub indexes: Vec<Index>,
     pub options: Options,
+    /// Where the server finds the files that it is to import; none where rows are inserted.
+    pub import: Option<importing::Place>,
     /// Partitions that are left out, and why.
     pub failed: BTreeMap<String, String>,
 }
@@ -270,7 +285,13 @@ impl Staging {
         let made = client.describe(name).await?;
         let begun = if resumed { done.clone() } else { BTreeMap::new() };
         let mut progress = Progress::new(&self.rows, journal, begun);
-        let partitions = self.fill(name, &mut progress, control).await?;
+        let partitions = match &self.import {
+            Some(place) => {
+                let what = (&self.backup, &self.rows, &self.collection);
+                importing::fill(client, name, place, what, control).await?
+            }
+            None => self.fill(name, &mut progress, control).await?,
+        };
         let mut staged = Staged { made, partitions, warnings: Vec::new(), resumed: progress.resumed };
         control.enter(Phase::Flushing);
         client.flush(name, super::FLUSH_LIMIT).await?;

@@ -75,9 +75,30 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
     })
 }
 
+/// Whether files hold rows or deletes that came after the backup's own moment.
+pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) -> Result<bool> {
+    let Some(at) = backup.manifest().snapshot.timestamp else { return Ok(false) };
+    let plans = pieces.iter().filter_map(|piece| match &piece.source {
+        Kinds::Segment(plan) => Some(plan.as_ref()),
+        Kinds::Chunk(_) => None,
+    });
+    let logs: Vec<RelativePath> = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).cloned().collect();
+    let mut starts = futures::stream::iter(logs).map(|path| descriptor(backup, path)).buffer_unordered(AT_ONCE);
+    while let Some(said) = starts.try_next().await? {
+        if said.end > at {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// When a file was written, as it says itself.
 async fn written(backup: &Backup, path: RelativePath) -> Result<u64> {
+    Ok(descriptor(backup, path).await?.written)
+}
+
+async fn descriptor(backup: &Backup, path: RelativePath) -> Result<Descriptor> {
     let file = backup.open_file(&path).await?;
     let start = file.read_range(0..file.size().min(START)).await?;
-    Ok(Descriptor::of_start(&start.into(), file.size(), path.as_str())?.written)
+    Descriptor::of_start(&start.into(), file.size(), path.as_str())
 }

@@ -174,6 +174,15 @@ impl Piece {
         }
     }
 
+    /// The folders of its rows and of its deletes, if it has any, for the server to import; `None` where there are none that
+    /// hold it and nothing else.
+    pub(super) fn import_folders(&self) -> Option<(String, Option<String>)> {
+        match &self.source {
+            Kinds::Chunk(_) => None,
+            Kinds::Segment(plan) => plan.import_folders(),
+        }
+    }
+
     /// The lowest and highest key of its rows, where they are known.
     pub(super) fn bounds(&self) -> (&Value, &Value) {
         match &self.source {

@@ -23,6 +23,8 @@ pub(super) struct SegmentPlan {
     promised: Option<u64>,
     fields: BTreeMap<i64, Vec<RelativePath>>,
     deltas: Vec<RelativePath>,
+    /// Whether a folder stands between the partition's and its own.
+    has_group: bool,
     /// Deletes that other segments keep for this one.
     beyond: Arc<Deletes>,
     at: Option<u64>,
@@ -120,6 +122,7 @@ fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<Seg
         promised: u64::try_from(info.num_of_rows).ok(),
         fields,
         deltas: deltas(info)?,
+        has_group: info.group_id != 0,
         beyond,
         at,
     })
@@ -173,6 +176,23 @@ impl SegmentPlan {
     /// The files of timestamps, of which each stands for a file in every field.
     pub(super) fn timestamps(&self) -> impl Iterator<Item = &RelativePath> {
         self.fields.get(&TIMESTAMP_FIELD).into_iter().flatten()
+    }
+
+    /// See [`Piece::import_folders`]: the folder that the segment's own is in, of which it has to be the only one.
+    pub(super) fn import_folders(&self) -> Option<(String, Option<String>)> {
+        if !self.has_group || !self.beyond.is_empty() {
+            return None;
+        }
+        // insert_log/<collection>/<partition>/<group>/<segment>/<field>/<log>, and without a field for deletes.
+        let above =
+            |path: &RelativePath, levels: usize| path.as_str().rsplitn(levels + 1, '/').nth(levels).map(str::to_owned);
+        let inserts = above(self.fields.values().flatten().next()?, 3)?;
+        Some((inserts, self.deltas.first().and_then(|path| above(path, 2))))
+    }
+
+    /// The files of deletes.
+    pub(super) fn deltas(&self) -> &[RelativePath] {
+        &self.deltas
     }
 
     pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<Opened> {

@@ -1,0 +1,190 @@
+//! Filling a staging collection by the server's own Import: it reads a native backup's binlogs itself, several segments at
+//! once, and keeps keys that a server had made.
+//!
+//! Milvus 2.3.5 calls an import complete that found no folder, and takes what a flipped bit made of a file. So checksums
+//! are proven before, each segment's rows are decoded and digested here beside the import, what the server says that it
+//! imported is held against that, and the proof of the staging collection comes after it like after inserting.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::Session;
+use super::control::Control;
+use super::load::Rows;
+use super::pieces::Piece;
+use super::read::{ALL_PARTITIONS, blocking};
+use super::staging::Comparison;
+use crate::digest::{RowDigester, SetDigest};
+use crate::error::{Error, Kind, Result};
+use crate::milvus::{Client, ImportRequest, ImportState};
+use crate::repository::{Backup, Store};
+use crate::schema::Collection;
+
+/// Segments that the server imports at once.
+const AT_ONCE: usize = 8;
+/// Segments that are decoded at once.
+const DECODED_AT_ONCE: usize = 2;
+/// Between questions how far an import is.
+const POLL: Duration = Duration::from_millis(200);
+
+/// A backup's folder, as the server finds it.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    folder: String,
+    /// The physical milliseconds up to which rows are wanted, where the files hold later ones.
+    until: Option<u64>,
+}
+
+impl Place {
+    /// Where the server finds a backup's files, if it can.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] that says why the backup cannot be imported.
+    pub(super) async fn of(session: &Session, backup: &Backup, collection: &Collection, rows: &Rows) -> Result<Self> {
+        let refused = |why: &str| {
+            Error::new(
+                Kind::InvalidArgument,
+                format!("backup {} cannot be restored with via=IMPORT: {why}. Use via=INSERT", backup.id()),
+            )
+        };
+        if rows.in_key_order() {
+            return Err(refused("it is not a native one, and holds no files that Milvus imports"));
+        }
+        if collection.has_partition_key() {
+            return Err(refused(
+                "its rows are spread by a partition key, and Milvus wants a partition named to import into",
+            ));
+        }
+        if rows.has_filter() {
+            return Err(refused("an import takes all rows, and where chooses some"));
+        }
+        if rows.partitions().iter().flat_map(|name| rows.pieces(name)).any(|piece| piece.import_folders().is_none()) {
+            return Err(refused("its segments have no folders of their own, or deletes that hold for several of them"));
+        }
+        let storage = session.milvus_storage()?;
+        let folder = as_the_server_sees(&storage, backup).ok_or_else(|| {
+            refused("the server reads files of its own storage alone, and the repository is on neither the same disk nor in the same bucket")
+        })?;
+        let until = match backup.manifest().snapshot.timestamp {
+            Some(timestamp) if rows.hold_later_ones(backup).await? => Some(timestamp >> 18),
+            _ => None,
+        };
+        Ok(Self { folder, until })
+    }
+}
+
+/// The path that a server with this storage has to be told to find a backup's folder.
+fn as_the_server_sees(storage: &Store, backup: &Backup) -> Option<String> {
+    let path = backup.storage_path();
+    if storage.is_local() {
+        // Milvus 2.3.5 does not follow symbolic links: told of one, it ends (measured).
+        return std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned);
+    }
+    // Within one bucket it is the key.
+    let bucket = |url: &str| {
+        let (scheme, rest) = url.split_once("://")?;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        Some((format!("{scheme}://{bucket}"), key.to_owned()))
+    };
+    let (own, _) = bucket(&storage.display(""))?;
+    let (theirs, key) = bucket(path)?;
+    (own == theirs).then_some(key)
+}
+
+/// Has the server import all rows, and tells what each partition is to amount to.
+pub(super) async fn fill(
+    client: &Client,
+    name: &str,
+    place: &Place,
+    (backup, rows, collection): (&Backup, &Rows, &Collection),
+    control: &Control,
+) -> Result<BTreeMap<String, Comparison>> {
+    let pieces: Vec<Piece> = rows.partitions().iter().flat_map(|partition| rows.pieces(partition)).cloned().collect();
+    let digester = Arc::new(RowDigester::new(&collection.schema)?);
+    let imports = futures::stream::iter(
+        pieces.iter().filter(|piece| piece.rows > 0).map(|piece| one(client, name, place, piece)),
+    )
+    .buffer_unordered(AT_ONCE)
+    .try_fold(0, |sum, rows| async move { Ok(sum + rows) });
+    let digests = async {
+        let mut sets: BTreeMap<String, SetDigest> =
+            rows.partitions().into_iter().map(|partition| (partition, SetDigest::default())).collect();
+        let mut decoded = futures::stream::iter(
+            pieces.iter().map(|piece| digest(backup, rows, piece, Arc::clone(&digester), control)),
+        )
+        .buffer_unordered(DECODED_AT_ONCE);
+        while let Some((partition, set)) = decoded.try_next().await? {
+            sets.entry(partition).or_default().merge(&set);
+        }
+        Ok(sets)
+    };
+    let (imported, sets): (u64, BTreeMap<String, SetDigest>) = futures::try_join!(imports, digests)?;
+    let wanted: u64 = sets.values().map(|set| set.rows).sum();
+    if imported < wanted {
+        return Err(Error::new(
+            Kind::Restore,
+            format!(
+                "the server calls the import of {} complete, and imported {imported} of {wanted} rows: it may not see that folder. Use via=INSERT",
+                place.folder
+            ),
+        ));
+    }
+    Ok(sets
+        .into_iter()
+        .map(|(partition, expected)| (partition, Comparison { expected, ..Default::default() }))
+        .collect())
+}
+
+/// Imports a segment; how many rows the server says that it took.
+async fn one(client: &Client, name: &str, place: &Place, piece: &Piece) -> Result<u64> {
+    let (inserts, deletes) = piece.import_folders().unwrap_or_default();
+    let in_place =
+        |folder: Option<String>| folder.map(|folder| format!("{}/{folder}", place.folder)).unwrap_or_default();
+    let mut options = vec![("backup".to_owned(), "true".to_owned())];
+    options.extend(place.until.map(|until| ("end_ts".to_owned(), until.to_string())));
+    let partition = if piece.partition == ALL_PARTITIONS { "_default" } else { &piece.partition };
+    let request = ImportRequest {
+        collection: name.to_owned(),
+        partition: partition.to_owned(),
+        files: vec![in_place(Some(inserts)), in_place(deletes)],
+        options,
+    };
+    let tasks = client.import(&request).await?;
+    let mut rows = 0;
+    for task in tasks {
+        rows += loop {
+            match client.import_state(task).await? {
+                ImportState::Running => tokio::time::sleep(POLL).await,
+                ImportState::Completed(rows) => break rows,
+                ImportState::Failed(why) => {
+                    return Err(Error::new(
+                        Kind::Restore,
+                        format!("the server could not import segment {}: {why}. Use via=INSERT", piece.name()),
+                    ));
+                }
+            }
+        };
+    }
+    Ok(rows)
+}
+
+async fn digest(
+    backup: &Backup,
+    rows: &Rows,
+    piece: &Piece,
+    digester: Arc<RowDigester>,
+    control: &Control,
+) -> Result<(String, SetDigest)> {
+    let mut set = SetDigest::default();
+    let mut batches = rows.open(backup, piece, None).await?;
+    while let Some(batch) = batches.next().await? {
+        let (count, bytes, digester) =
+            (batch.num_rows() as u64, crate::parquet::arrow_bytes(&batch), Arc::clone(&digester));
+        set.merge(&blocking(move || digester.set(&batch)).await?);
+        control.advance(count, bytes);
+    }
+    Ok((piece.partition.clone(), set))
+}
