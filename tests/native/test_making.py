@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from milvault import (
     InvalidArgumentError,
 )
 from tests.backup_files import json_file, leftovers
-from tests.conftest import Milvus, files_under
+from tests.conftest import SOAK, Milvus, files_under
 from tests.docs.test_examples import python_blocks
 from tests.docs.test_pages import NATIVE, run
 from tests.faults.processes import run_child
@@ -178,6 +179,55 @@ async def test_a_backup_under_writers_shows_exactly_what_was_there_at_its_timest
         assert alive(backup.storage_path, KEY, at) == sorted(expected)
         assert backup.row_count == len(expected)
     assert made[0].row_count < made[-1].row_count
+
+
+@pytest.mark.skipif(not SOAK, reason="compacts for a minute; make soak runs it")
+async def test_compaction_takes_nothing_from_the_moment(server, native, name):
+    create(server.client, name, plain(4000))
+    server.client.flush(name)
+    stop, failed, deleted = threading.Event(), [], []
+
+    def churn() -> None:
+        try:
+            for batch in range(190):
+                if stop.is_set():
+                    return
+                keys = list(range(batch * 20, batch * 20 + 20))
+                before = time.time() * 1000
+                server.client.delete(name, ids=keys)
+                deleted.append((keys, before, time.time() * 1000))
+                if batch % 4 == 3:
+                    server.client.flush(name)
+                    server.client.compact(name)
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    made = []
+    async with native() as manager:
+        try:
+            while churning.is_alive() and len(made) < 20:
+                made.append(await manager.create_backup(name))
+        finally:
+            stop.set()
+            await asyncio.to_thread(churning.join)
+    assert not failed
+    whole = [backup for backup in made if backup.success]
+    for backup in made:
+        assert backup.success or "compaction" in backup.error_message, backup.error_message
+    assert len(whole) > 3
+    for backup in whole:
+        at = backup.metadata.snapshot["timestamp"]
+        milliseconds = at >> 18
+        there = alive(backup.storage_path, KEY, at)
+        assert len(there) == len(set(there)) == backup.row_count
+        for keys, before, after in deleted:
+            if before > milliseconds + 100:
+                assert set(keys) <= set(there), "a row is missing that was deleted later"
+            if after < milliseconds - 100:
+                assert not set(keys) & set(there), "a row is there that was deleted before"
+        assert set(range(3800, 4000)) <= set(there)
 
 
 async def test_a_backup_of_partitions_holds_their_segments_alone(server, native, name):
