@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import random
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +199,9 @@ async def test_compaction_takes_nothing_from_the_moment(server, native, name):
                 before = time.time() * 1000
                 server.client.delete(name, ids=keys)
                 deleted.append((keys, before, time.time() * 1000))
-                if batch % 4 == 3:
+                if batch % 4 == 3:  # a small segment more, for the server to merge with the others
+                    new = plain(100, start=10_000 + batch * 100)
+                    server.client.insert(name, new.rows)
                     server.client.flush(name)
                     server.client.compact(name)
         except Exception as error:  # noqa: BLE001 - told below
@@ -228,6 +233,8 @@ async def test_compaction_takes_nothing_from_the_moment(server, native, name):
             if after < milliseconds - 100:
                 assert not set(keys) & set(there), "a row is there that was deleted before"
         assert set(range(3800, 4000)) <= set(there)
+    lists = [{segment.number for segment in segments(backup.storage_path)} for backup in whole]
+    assert any(not before <= after for before, after in itertools.pairwise(lists)), "nothing was compacted"
 
 
 async def test_a_backup_of_partitions_holds_their_segments_alone(server, native, name):
@@ -402,6 +409,35 @@ async def test_what_a_killed_run_leaves_is_swept_by_the_next(server, milvus_serv
         assert [backup.backup_id for backup in await manager.list_backups(name)] == [made.backup_id]
     assert leftovers(root) == []
     assert [path.name for path in root.glob(f"{name}/b*")] == [made.backup_id]
+
+
+@pytest.mark.skipif(not SOAK, reason="dies 30 times; make soak runs it")
+async def test_whenever_a_run_is_killed_what_is_listed_is_whole(server, milvus_server, native, name, root):
+    create(server.client, name, partition_key(2000))
+    job = {
+        "operation": "backup",
+        "uri": server.uri,
+        "root": str(root),
+        "collection": name,
+        "milvus_storage": str(milvus_server.data),
+        "params": {"storage_type": "MILVUS_NATIVE", "bandwidth_limit_mib": 0.5},
+    }
+    rng = random.Random(20261121)
+    died: Counter[str] = Counter()
+    for _ in range(30):
+        phase = rng.choice(["flushing", "writing", "writing", "counting"])
+        code, last = run_child({**job, "kill": {"phases": [phase], "delay": rng.random() * 0.5}})
+        died[last.get("died_in", "survived")] += 1
+        assert code in (-9, 0), last
+    print(f"\nkilled native backups died in: {dict(died)}")
+    async with native() as manager:
+        made = await manager.create_backup(name)
+        made.raise_for_error()
+        for backup in await manager.list_backups(name):
+            assert (await manager.verify_backup(backup.backup_id, name)).success
+            assert alive(backup.storage_path, KEY, backup.snapshot["timestamp"]) == list(range(2000))
+    assert leftovers(root) == []
+    assert len(died) > 2
 
 
 async def test_a_deleted_backups_name_is_free_again(server, native, name, root):
