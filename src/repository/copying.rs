@@ -334,7 +334,7 @@ impl Store {
     }
 
     /// Has the object store copy one of its own objects; `from` is in `source`, which has the same [`Store::origin`].
-    async fn copy_within(&self, source: &Store, from: &RelativePath, to: &RelativePath) -> Result<()> {
+    pub(super) async fn copy_within(&self, source: &Store, from: &RelativePath, to: &RelativePath) -> Result<()> {
         self.require_writable(&format!("copying to {to}"))?;
         let (Backend::Remote(old), Backend::Remote(new)) = (&source.inner.backend, &self.inner.backend) else {
             return Err(internal("only an object store copies by itself"));

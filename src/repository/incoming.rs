@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::StreamExt;
 
 use crate::checksum::Hasher;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, internal};
 
 use super::attempt::Attempt;
 use super::backup::BackupFile;
 use super::copying::blocks_of;
 use super::hashed_upload::Registrar;
-use super::integrity::OnBytes;
+use super::integrity::{OnBytes, hash_blocks};
 use super::local::Local;
 use super::look::path_in;
 use super::names::RelativePath;
@@ -81,11 +81,14 @@ impl Attempt {
                     }
                 }
             }
+            _ if source.origin().is_some() && source.origin() == inner.store.origin() => {
+                self.copy_within(source, from, to, look, tell).await
+            }
             _ => self.stream(source, from, to, look, tell).await,
         };
         match outcome {
             Err(error) => match source.size(from).await {
-                Ok(None) => Ok(None),
+                Ok(None) => inner.store.delete(&target).await.map(|()| None),
                 _ => Err(error),
             },
             done => done,
@@ -96,6 +99,43 @@ impl Attempt {
     pub async fn open_file(&self, path: &RelativePath) -> Result<BackupFile> {
         let inner = self.inner()?;
         BackupFile::open(&inner.store, path_in(&inner.folder, &inner.id, path.as_str())?).await
+    }
+
+    /// Has the object store that both are in copy the file, and reads the copy: what is hashed is what is there.
+    async fn copy_within<L: Look>(
+        &self,
+        source: &Store,
+        from: &RelativePath,
+        to: &RelativePath,
+        mut look: L,
+        tell: OnBytes<'_>,
+    ) -> Result<Option<(FileSum, L)>> {
+        let inner = self.inner()?;
+        let target = path_in(&inner.folder, &inner.id, to.as_str())?;
+        let registrar = inner.registrar(to)?;
+        let (store, source, paths) = (inner.store.clone(), source.clone(), (from.clone(), target.clone()));
+        // A task of its own: given up by its caller, it still counts as under way until it is done.
+        let copied = tokio::spawn(async move {
+            store.copy_within(&source, &paths.0, &paths.1).await?;
+            Ok(registrar)
+        });
+        let registrar =
+            copied.await.map_err(|error| internal(format!("the task that copies a file ended: {error}")))??;
+        let mut blocks = blocks_of(&inner.store, &target).await?;
+        let (hasher, hash) = hash_blocks(inner.algorithm());
+        let mut bytes = 0;
+        while let Some(block) = blocks.next().await {
+            let block = block?;
+            bytes += block.len() as u64;
+            tell(block.len() as u64).await;
+            look.look(&block);
+            hasher.send(block).await.map_err(|_| internal("a thread that computes checksums ended"))?;
+        }
+        drop(hasher);
+        let checksum = hash.await.map_err(|error| internal(format!("a thread for checksums ended: {error}")))?;
+        let sum = FileSum { bytes, checksum };
+        registrar.register(sum.clone());
+        Ok(Some((sum, look)))
     }
 
     async fn stream<L: Look>(
@@ -257,6 +297,7 @@ mod tests {
     use super::super::testing::{Site, manifest, names, path, request};
     use super::*;
     use crate::checksum::ChecksumAlgorithm;
+    use crate::repository::Repository;
 
     #[derive(Default)]
     struct Seen(Vec<u8>);
@@ -316,6 +357,22 @@ mod tests {
                 assert!(report.failed.is_empty(), "{:?}", report.failed);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn within_one_object_store_the_copy_itself_is_hashed() {
+        let source = Store::open("memory://incoming/milvus", &BTreeMap::new()).unwrap();
+        let repository = Repository::open("memory://incoming/backups", &BTreeMap::new()).unwrap();
+        assert!(source.origin().is_some() && source.origin() == repository.store().origin());
+        source.put(&path("a/one"), content(3 * BLOCK + 5)).await.unwrap();
+        let attempt = repository.begin(request(None)).await.unwrap();
+        let (sum, seen) = take(&attempt, &source, "a/one", "binlogs/one").await.unwrap().unwrap();
+        assert_eq!(sum.checksum, ChecksumAlgorithm::Sha256.of(&content(3 * BLOCK + 5)));
+        assert!(seen.0 == content(3 * BLOCK + 5));
+        assert!(take(&attempt, &source, "a/gone", "binlogs/gone").await.unwrap().is_none());
+        attempt.abandon().await;
+        assert!(repository.store().list("").await.unwrap().is_empty());
+        assert_eq!(source.list("").await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import random
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from milvault import (
     InvalidArgumentError,
 )
 from tests.backup_files import json_file, leftovers
-from tests.conftest import Milvus, files_under
+from tests.conftest import SOAK, Milvus, files_under
 from tests.docs.test_examples import python_blocks
 from tests.docs.test_pages import NATIVE, run
 from tests.faults.processes import run_child
@@ -178,6 +182,59 @@ async def test_a_backup_under_writers_shows_exactly_what_was_there_at_its_timest
         assert alive(backup.storage_path, KEY, at) == sorted(expected)
         assert backup.row_count == len(expected)
     assert made[0].row_count < made[-1].row_count
+
+
+@pytest.mark.skipif(not SOAK, reason="compacts for a minute; make soak runs it")
+async def test_compaction_takes_nothing_from_the_moment(server, native, name):
+    create(server.client, name, plain(4000))
+    server.client.flush(name)
+    stop, failed, deleted = threading.Event(), [], []
+
+    def churn() -> None:
+        try:
+            for batch in range(190):
+                if stop.is_set():
+                    return
+                keys = list(range(batch * 20, batch * 20 + 20))
+                before = time.time() * 1000
+                server.client.delete(name, ids=keys)
+                deleted.append((keys, before, time.time() * 1000))
+                if batch % 4 == 3:  # a small segment more, for the server to merge with the others
+                    new = plain(100, start=10_000 + batch * 100)
+                    server.client.insert(name, new.rows)
+                    server.client.flush(name)
+                    server.client.compact(name)
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(error)
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    made = []
+    async with native() as manager:
+        try:
+            while churning.is_alive() and len(made) < 20:
+                made.append(await manager.create_backup(name))
+        finally:
+            stop.set()
+            await asyncio.to_thread(churning.join)
+    assert not failed
+    whole = [backup for backup in made if backup.success]
+    for backup in made:
+        assert backup.success or "compaction" in backup.error_message, backup.error_message
+    assert len(whole) > 3
+    for backup in whole:
+        at = backup.metadata.snapshot["timestamp"]
+        milliseconds = at >> 18
+        there = alive(backup.storage_path, KEY, at)
+        assert len(there) == len(set(there)) == backup.row_count
+        for keys, before, after in deleted:
+            if before > milliseconds + 100:
+                assert set(keys) <= set(there), "a row is missing that was deleted later"
+            if after < milliseconds - 100:
+                assert not set(keys) & set(there), "a row is there that was deleted before"
+        assert set(range(3800, 4000)) <= set(there)
+    lists = [{segment.number for segment in segments(backup.storage_path)} for backup in whole]
+    assert any(not before <= after for before, after in itertools.pairwise(lists)), "nothing was compacted"
 
 
 async def test_a_backup_of_partitions_holds_their_segments_alone(server, native, name):
@@ -352,6 +409,35 @@ async def test_what_a_killed_run_leaves_is_swept_by_the_next(server, milvus_serv
         assert [backup.backup_id for backup in await manager.list_backups(name)] == [made.backup_id]
     assert leftovers(root) == []
     assert [path.name for path in root.glob(f"{name}/b*")] == [made.backup_id]
+
+
+@pytest.mark.skipif(not SOAK, reason="dies 30 times; make soak runs it")
+async def test_whenever_a_run_is_killed_what_is_listed_is_whole(server, milvus_server, native, name, root):
+    create(server.client, name, partition_key(2000))
+    job = {
+        "operation": "backup",
+        "uri": server.uri,
+        "root": str(root),
+        "collection": name,
+        "milvus_storage": str(milvus_server.data),
+        "params": {"storage_type": "MILVUS_NATIVE", "bandwidth_limit_mib": 0.5},
+    }
+    rng = random.Random(20261121)
+    died: Counter[str] = Counter()
+    for _ in range(30):
+        phase = rng.choice(["flushing", "writing", "writing", "counting"])
+        code, last = run_child({**job, "kill": {"phases": [phase], "delay": rng.random() * 0.5}})
+        died[last.get("died_in", "survived")] += 1
+        assert code in (-9, 0), last
+    print(f"\nkilled native backups died in: {dict(died)}")
+    async with native() as manager:
+        made = await manager.create_backup(name)
+        made.raise_for_error()
+        for backup in await manager.list_backups(name):
+            assert (await manager.verify_backup(backup.backup_id, name)).success
+            assert alive(backup.storage_path, KEY, backup.snapshot["timestamp"]) == list(range(2000))
+    assert leftovers(root) == []
+    assert len(died) > 2
 
 
 async def test_a_deleted_backups_name_is_free_again(server, native, name, root):
