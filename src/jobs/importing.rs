@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::Session;
 use super::control::Control;
 use super::load::Rows;
 use super::pieces::Piece;
 use super::read::{ALL_PARTITIONS, blocking};
 use super::staging::Comparison;
+use super::{Session, native};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, ImportRequest, ImportState};
@@ -31,11 +31,12 @@ const DECODED_AT_ONCE: usize = 2;
 const POLL: Duration = Duration::from_millis(200);
 
 /// A backup's folder, as the server finds it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Place {
     folder: String,
     /// The physical milliseconds up to which rows are wanted, where the files hold later ones.
     until: Option<u64>,
+    storage: Store,
 }
 
 impl Place {
@@ -72,8 +73,18 @@ impl Place {
             Some(timestamp) if rows.hold_later_ones(backup).await? => Some(timestamp >> 18),
             _ => None,
         };
-        Ok(Self { folder, until })
+        Ok(Self { folder, until, storage })
     }
+}
+
+/// Digests what the server has written of the imported rows, by partition. They are in its files as soon as an import is
+/// complete, so nothing has to be loaded for that.
+pub(super) async fn read_back(
+    client: &Client,
+    place: &Place,
+    made: &Collection,
+) -> Result<BTreeMap<String, SetDigest>> {
+    native::stored::digests(client, &place.storage, made).await
 }
 
 /// The path that a server with this storage has to be told to find a backup's folder.

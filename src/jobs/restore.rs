@@ -253,6 +253,9 @@ async fn restore_marked(
     told["verification_passed"] = if request.verify_after == Proof::None { Value::Null } else { true.into() };
     told["rows_restored"] = staged.rows().into();
     told["verification_details"] = Value::Object(staged.details(plan.staging.options));
+    if plan.staging.import.is_some() {
+        told["verification_details"]["via"] = "IMPORT".into();
+    }
     Ok(told)
 }
 

@@ -301,12 +301,22 @@ impl Staging {
         for index in self.indexes.iter().filter(|index| !there.iter().any(|made| made.field == index.field)) {
             client.create_index(name, index).await?;
         }
-        if self.options.proof == Proof::None && !self.options.keep_loaded {
+        let mut proof = self.options.proof;
+        if let (Some(place), Proof::Digest) = (&self.import, proof) {
+            control.enter(Phase::Proving);
+            for (name, found) in importing::read_back(client, place, &staged.made).await? {
+                staged.partitions.entry(name).or_default().found = Some(found);
+            }
+            self.compare(&staged)?;
+            control.check()?;
+            proof = Proof::None;
+        }
+        if proof == Proof::None && !self.options.keep_loaded {
             return Ok(staged);
         }
         control.enter(Phase::Loading);
         let borrowed = self.load(&staged.made, control).await?;
-        if self.options.proof != Proof::None {
+        if proof != Proof::None {
             control.enter(Phase::Proving);
             self.prove(&mut staged).await?;
             control.check()?;
@@ -461,6 +471,11 @@ impl Staging {
                 staged.partitions.entry(name).or_default().counted = Some(counted);
             }
         }
+        self.compare(staged)
+    }
+
+    /// Whether each partition was found to hold what it is to hold.
+    fn compare(&self, staged: &Staged) -> Result<(), Failure> {
         let wrong = staged.partitions.iter().find(|(_, partition)| !partition.agrees());
         let Some((name, partition)) = wrong.filter(|_| !self.options.tell_differences) else { return Ok(()) };
         let error = Error::new(

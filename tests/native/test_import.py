@@ -35,6 +35,7 @@ async def test_an_import_brings_the_same_rows(kind, calm, calm_native, name):
         restored.raise_for_error()
         assert (restored.rows_restored, restored.verification_passed) == (len(living), True)
         assert int(restored.verification_details["digest"], 16) == digest_of(scanned)[1]
+        assert restored.verification_details["via"] == "IMPORT"
     assert read_all(calm.client, f"{name}_back") == living
 
 

@@ -19,6 +19,7 @@ mod live;
 mod log_rows;
 mod meta;
 pub(super) mod snapshot;
+pub(super) mod stored;
 
 use bring::{Brought, Done};
 pub(super) use files::insert_folder;
