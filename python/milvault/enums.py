@@ -73,8 +73,8 @@ class RestoreVia(_Word):
     """By what way rows come into the new collection.
 
     `INSERT` decodes them here and inserts them, which works for every backup and every server. `IMPORT` has the server
-    read a native backup's own files, where it can see them, and keeps keys that a server had made. `AUTO` is `INSERT`
-    in this version.
+    read a native backup's own files, where it can see them, and keeps keys that a server had made. `AUTO` imports
+    where that can be done and comes to the same, and inserts otherwise, also where an import fails.
     """
 
     AUTO = "AUTO"

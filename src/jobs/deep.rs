@@ -130,6 +130,7 @@ async fn prepare(session: &Session, client: &Client, backup: &Backup, request: &
         indexes: Vec::new(),
         options,
         import: None,
+        or_insert: false,
         failed: BTreeMap::new(),
     })
 }

@@ -104,6 +104,9 @@ pub(super) async fn prepare(
     }
     let import = match request.via {
         Via::Import => Some(importing::Place::of(session, backup, &collection, &rows).await?),
+        Via::Auto if may_import(request, &collection) => {
+            importing::Place::of(session, backup, &collection, &rows).await.ok()
+        }
         Via::Auto | Via::Insert => None,
     };
     let history = rows.history(backup, request.at).await?;
@@ -136,13 +139,28 @@ pub(super) async fn prepare(
         batch_rows: request.batch_rows,
         max_requests_in_flight: request.max_requests_in_flight,
     };
-    let mut staging =
-        Staging { client, backup: backup.clone(), rows, collection, indexes, options, import, failed: BTreeMap::new() };
+    let mut staging = Staging {
+        client,
+        backup: backup.clone(),
+        rows,
+        collection,
+        indexes,
+        options,
+        import,
+        or_insert: request.via == Via::Auto,
+        failed: BTreeMap::new(),
+    };
     for (partition, why) in damaged.map(|damaged| damaged.of(&staging.rows)).transpose()?.unwrap_or_default() {
         staging.leave_out(&partition, why)?;
     }
     target.takes(&staging)?;
     Ok(Plan { staging, target, warnings })
+}
+
+/// Whether an import, should it be possible, comes to the same as inserting.
+fn may_import(request: &RestoreRequest, collection: &Collection) -> bool {
+    let as_they_are = request.at.is_none() && !request.into_existing && !request.skip_failed_partitions;
+    as_they_are && request.verify_after == Proof::Digest && !collection.schema.fields.iter().any(|field| field.auto_id)
 }
 
 /// A backup's collection, and the rows of some of its partitions, or of all.

@@ -74,7 +74,8 @@ pub(super) struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Via {
-    /// By whichever is proven faster: inserting, as of now.
+    /// By Import where the server can read the backup's files and need not keep keys that it would make itself; else, and
+    /// where that fails, by inserting.
     #[default]
     Auto,
     /// Decoded here, and inserted.
@@ -94,6 +95,8 @@ pub(super) struct Staging {
     pub options: Options,
     /// Where the server finds the files that it is to import; none where rows are inserted.
     pub import: Option<importing::Place>,
+    /// Whether they are inserted where the import fails.
+    pub or_insert: bool,
     /// Partitions that are left out, and why.
     pub failed: BTreeMap<String, String>,
 }
@@ -218,6 +221,10 @@ impl Staging {
             };
             let gone_on = !std::mem::take(&mut done).is_empty();
             match failure.partition {
+                _ if self.or_insert && self.import.is_some() && failure.error.kind() != Kind::Canceled => {
+                    tracing::warn!(error = %failure.error, "the import failed: the rows are inserted");
+                    self.import = None;
+                }
                 Some(partition) if self.may_leave_out(&failure.error) => self.leave_out(&partition, failure.error)?,
                 _ if self.may_repeat(&failure.error, repeated) => {
                     tracing::warn!(error = %failure.error, "an insert's outcome is unknown, and keys are made anew: the rows are inserted from the start");

@@ -76,7 +76,13 @@ async def test_files_that_the_server_does_not_see_are_no_silent_loss(calm, calm_
         restored = await manager.restore_backup(made.backup_id, params=params)
         assert not restored.success
         assert "INSERT" in restored.error_message
-    assert not calm.client.has_collection(f"{name}_back")
+        assert not calm.client.has_collection(f"{name}_back")
+        # Left to itself, it inserts what could not be imported.
+        params = RestoreParams(target_collection_name=f"{name}_back", load_after_restore=True)
+        restored = await manager.restore_backup(made.backup_id, params=params)
+        restored.raise_for_error()
+        assert "via" not in restored.verification_details
+    assert read_all(calm.client, f"{name}_back") == read_all(calm.client, name)
     assert calm.staging() == []
 
 
