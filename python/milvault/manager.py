@@ -220,7 +220,9 @@ class BackupManager:
     ) -> BackupSet:
         """Backs several collections up, of several databases too, one after the other: each uses the server fully.
 
-        One that fails does not stop the others. Each backup shows its own time, native ones all the same moment.
+        One that fails does not stop the others. Each backup shows its own time, native ones all the same moment. Of
+        native backups of everything (no `filter`), users, roles and grants are noted too; passwords are not, which
+        Milvus tells nobody.
 
         Args:
             filter: `collection`, `database.collection` or `database.*`; several in one text with commas between, or as
@@ -263,10 +265,12 @@ class BackupManager:
         for (database, collection_name), moment in zip(members, moments, strict=True):
             result, _ = await self._backup(database, collection_name, params, progress, timeout, moment)
             results.append(result)
+        noted = await self._note_set(params.backup_name, results, moments) if patterns is None and any(moments) else {}
         return BackupSet(
             success=all(result.success for result in results),
             name=params.backup_name,
             backups=results,
+            **noted,
             execution_time_ms=(time.perf_counter() - began) * 1000,
         )
 
@@ -284,6 +288,25 @@ class BackupManager:
         }
         moments: list[dict[str, Any] | None] = (await self._engine.run("moments", request)).unwrap()
         return moments
+
+    async def _note_set(
+        self, name: str | None, results: list[BackupResult], moments: list[dict[str, Any] | None]
+    ) -> dict[str, Any]:
+        """Notes which backups belong together, and who may do what on the server; what a `BackupSet` tells of that."""
+        made = [result for result in results if result.success]
+        members = [
+            {"database": result.database, "collection_name": result.collection_name, "backup_id": result.backup_id}
+            for result in made
+        ]
+        if not members:
+            return {}
+        timestamp = next(moment["timestamp"] for moment in moments if moment is not None)
+        outcome = await self._engine.run("note_set", {"name": name, "timestamp": timestamp, "members": members})
+        if outcome.error is not None:
+            told = f"which backups belong together, and users, roles and grants, could not be noted: {outcome.error}"
+            return {"warnings": [told]}
+        noted: dict[str, Any] = outcome.value
+        return noted
 
     async def _backup(
         self,

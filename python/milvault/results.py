@@ -301,6 +301,9 @@ class BackupSet(Result):
         success: Whether all are there, whole.
         name: The name that the backups share; `None` where each has one of its own.
         backups: How each went, in the order in which they were made.
+        storage_path: Where it is noted what belongs together, of native backups of everything; else `None`.
+        access: The server's `users`, `roles` and `grants`, as they are noted there. No passwords: Milvus tells none.
+        warnings: What of that could not be done.
         execution_time_ms: Milliseconds from call to return.
 
     Example:
@@ -318,6 +321,9 @@ class BackupSet(Result):
     success: bool
     name: str | None = None
     backups: list[BackupResult]
+    storage_path: str | None = None
+    access: dict[str, Any] | None = None
+    warnings: list[str] = Field(default_factory=list)
     execution_time_ms: float = 0.0
 
     @property

@@ -244,6 +244,7 @@ async fn run_small(session: &Session, operation: &str, request: &str, control: &
     match operation {
         "backup" => backup::backup(session, parse(operation, request)?, control).await,
         "check" => check::check(session, parse(operation, request)?, control).await,
+        "note_set" => native::sets::note(session, parse(operation, request)?, control).await,
         "moments" => native::moments(session, &parse(operation, request)?, control).await,
         "restore" => restore::restore(session, parse(operation, request)?, control).await,
         "verify" => verify::verify(session, parse(operation, request)?, control).await,

@@ -13,6 +13,7 @@
 //! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
 //! | [`incoming`] | bring another store's files into a backup |
+//! | [`sets`] | which backups were made together |
 //! | [`sweep`] | clear away what dead runs left; delete |
 //! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
 //! | [`verdict`] | what `verification.json` amounts to |
@@ -57,6 +58,7 @@ mod prune_tests;
 mod read_only_tests;
 mod remote;
 pub mod retention;
+pub mod sets;
 mod storage_error;
 pub mod store;
 pub mod sweep;

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymilvus import Collection, connections
+from pymilvus import Collection, MilvusClient, connections
 
 from milvault import (
     BackupManager,
@@ -279,6 +279,41 @@ async def test_the_members_of_a_set_show_one_moment(server, native, name):
     assert first.metadata.snapshot["timestamp"] == second.metadata.snapshot["timestamp"]
     assert {first.backup_name, second.backup_name} == {"both"}
     assert "not_there" in missing.error_message
+
+
+async def test_a_set_of_everything_notes_who_may_do_what(server, native, name, root):
+    create(server.client, name, plain(20))
+    client = MilvusClient(server.uri, token="root:Milvus")  # a grant wants to know who grants it
+    user, role = f"user_{name[-8:]}", f"role_{name[-8:]}"
+    client.create_user(user, "hunter2-secret")
+    client.create_role(role)
+    client.grant_role(user, role)
+    client.grant_privilege(role, "Collection", "Insert", name)
+    try:
+        async with native() as manager:
+            made = await manager.create_backups(name="everything")
+            assert [backup.backup_name for backup in await manager.list_backups(name)] == ["everything"]
+    finally:
+        client.revoke_privilege(role, "Collection", "Insert", name)
+        client.revoke_role(user, role)
+        client.drop_role(role)
+        client.drop_user(user)
+        client.close()
+    made.raise_for_error()
+    note = Path(made.storage_path)
+    assert note.parent == root / "_sets"
+    assert b"hunter2-secret" not in note.read_bytes()
+    noted = json.loads(note.read_text())
+    assert noted["set_id"] == note.stem
+    [own] = [backup for backup in made.backups if backup.collection_name == name]
+    assert {"database": "default", "collection_name": name, "backup_id": own.backup_id} in noted["members"]
+    assert noted["timestamp"] == own.metadata.snapshot["timestamp"]
+    assert noted["access"] == made.access
+    assert user in made.access["users"]
+    assert {"name": role, "users": [user]} in made.access["roles"]
+    [grant] = [grant for grant in made.access["grants"] if grant["role"] == role]
+    assert (grant["object"], grant["object_name"], grant["privilege"]) == ("Collection", name, "Insert")
+    assert leftovers(root) == [f"_sets/{note.name}"]
 
 
 async def test_a_collection_need_not_be_loaded(server, native, name):

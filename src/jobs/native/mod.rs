@@ -8,6 +8,7 @@
 //! | [`log_rows`] | how many rows a file holds |
 //! | [`live`] | how many of them live |
 //! | [`meta`] | milvus-backup's metadata |
+//! | [`sets`] | which were made together, and who may do what |
 //!
 //! The flow is here: describe, take the moment, list, lock, copy, count, commit.
 
@@ -18,6 +19,7 @@ mod history;
 mod live;
 mod log_rows;
 mod meta;
+pub(super) mod sets;
 pub(super) mod snapshot;
 pub(super) mod stored;
 
