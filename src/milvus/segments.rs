@@ -1,11 +1,14 @@
 //! The server's own numbers of a collection, and the segments that it has written: what its files are found by.
 
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ServerKind, rpc};
 use super::{proto, status};
 use crate::error::{Error, Kind, Result};
 
+/// Partitions that are asked about at once.
+const AT_ONCE: usize = 8;
 /// Segments of this level hold deletes alone, for segments of other levels (Milvus 2.4 and later).
 const LEVEL_ZERO: i32 = 1;
 
@@ -121,11 +124,15 @@ impl Client {
                 format!("the server does not tell the numbers of the partitions of '{collection}'"),
             ));
         }
-        let mut identities = Vec::new();
-        for (id, name) in partitions.partition_ids.into_iter().zip(partitions.partition_names) {
-            let loaded = self.loaded(collection, Some(&name)).await?;
-            identities.push(PartitionIdentity { id, name, loaded });
-        }
+        let known = partitions.partition_ids.into_iter().zip(partitions.partition_names);
+        let identities = futures::stream::iter(known)
+            .map(|(id, name)| async move {
+                let loaded = self.loaded(collection, Some(&name)).await?;
+                Ok(PartitionIdentity { id, name, loaded })
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
         let indexes = self.index_descriptions(collection).await?;
         Ok(Identity {
             collection: described.collection_id,
