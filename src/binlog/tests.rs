@@ -17,7 +17,7 @@ fn info() -> BackupInfo {
     serde_json::from_slice(&fs::read(format!("{FIXTURE}/{}", metadata::FULL_FILE)).unwrap()).unwrap()
 }
 
-fn logs(folder: String, logs: &[metadata::Log]) -> Vec<LogFile> {
+fn logs(folder: &str, logs: &[metadata::Log]) -> Vec<LogFile> {
     let file = |log: &metadata::Log| {
         let path = format!("{folder}/{}", log.log_id);
         LogFile { source: File::open(format!("{FIXTURE}/{path}")).unwrap().into(), path }
@@ -30,13 +30,13 @@ fn files(info: &SegmentInfo) -> (SegmentFiles, Vec<LogFile>) {
     let fields = info
         .binlogs
         .iter()
-        .map(|field| (field.field_id, logs(format!("binlogs/insert_log/{below}/{}", field.field_id), &field.binlogs)));
+        .map(|field| (field.field_id, logs(&format!("binlogs/insert_log/{below}/{}", field.field_id), &field.binlogs)));
     let files = SegmentFiles {
         segment: info.segment_id,
         promised: u64::try_from(info.num_of_rows).ok(),
         fields: fields.collect(),
     };
-    let deltas = info.deltalogs.iter().flat_map(|field| logs(format!("binlogs/delta_log/{below}"), &field.binlogs));
+    let deltas = info.deltalogs.iter().flat_map(|field| logs(&format!("binlogs/delta_log/{below}"), &field.binlogs));
     (files, deltas.collect())
 }
 
@@ -128,7 +128,7 @@ fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_lef
     assert!(Segment::open(foreign).is_err());
     // A file that only one field has, beside those that make up the rows, is left of an upload that was tried again.
     let (mut more, _) = files(segment);
-    let part = fs::read(&more.fields[&107][0].path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+    let part = fs::read(more.fields[&107][0].path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
     let mut orphan = part.clone();
     orphan[53] ^= 1; // another first timestamp
     more.fields

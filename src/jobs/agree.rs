@@ -29,7 +29,7 @@ pub(super) struct Agreement {
 
 /// Milvus's metadata and the list of files have to name the same files.
 async fn segments_agree(backup: &Backup, collection: &Collection) -> Result<()> {
-    let pieces = Pieces::of(backup, collection, None).await?.pieces;
+    let pieces = Pieces::of(backup, collection, None).await?.all;
     let told: BTreeSet<&str> = pieces.iter().flat_map(Piece::files).map(RelativePath::as_str).collect();
     let sums = backup.checksums().await?;
     let known: BTreeSet<&str> = sums.files.keys().map(RelativePath::as_str).collect();

@@ -41,7 +41,7 @@ impl Rows {
         partitions: &[String],
         at: Option<u64>,
     ) -> Result<Self> {
-        let Pieces { mut pieces, mut promised, in_key_order } = Pieces::of(backup, collection, at).await?;
+        let Pieces { all: mut pieces, mut promised, in_key_order } = Pieces::of(backup, collection, at).await?;
         if let Some(missing) = partitions.iter().find(|name| !promised.contains_key(*name)) {
             let available: Vec<String> = promised.keys().filter(|name| *name != ALL_PARTITIONS).cloned().collect();
             let why = if available.is_empty() {

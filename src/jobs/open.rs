@@ -159,7 +159,7 @@ impl Rows {
                 decoded.push(name.clone());
             }
         }
-        let Pieces { mut pieces, mut promised, .. } = Pieces::of(backup, &collection, request.at).await?;
+        let Pieces { all: mut pieces, mut promised, .. } = Pieces::of(backup, &collection, request.at).await?;
         if !request.partition_names.is_empty() {
             check_partitions(backup, &promised, &request.partition_names)?;
             promised.retain(|name, _| request.partition_names.contains(name));

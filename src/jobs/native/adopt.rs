@@ -214,7 +214,7 @@ impl Taken<'_> {
         if segment.rows > 0 && !segment.is_level_zero && inserts.is_empty() {
             return Err(self.damaged(
                 crate::binlog::metadata::SEGMENT_FILE,
-                format!(
+                &format!(
                     "the metadata says that segment {} has {} rows, and names no file of them",
                     segment.id, segment.rows
                 ),
@@ -226,23 +226,23 @@ impl Taken<'_> {
     async fn file(&self, folder: &str, field: i64, log: &Log) -> Result<LogFile> {
         let number = log.number().ok_or_else(|| {
             let what = format!("the metadata lists a file in {folder} that has no number");
-            self.damaged(crate::binlog::metadata::SEGMENT_FILE, what)
+            self.damaged(crate::binlog::metadata::SEGMENT_FILE, &what)
         })?;
         let path = RelativePath::new(format!("{folder}/{number}"))?;
         let Some(bytes) = self.storage.size(&path).await? else {
             return Err(
-                self.damaged(path.as_str(), format!("{path} is missing: its rows, or deletes of them, are lost"))
+                self.damaged(path.as_str(), &format!("{path} is missing: its rows, or deletes of them, are lost"))
             );
         };
         match u64::try_from(log.log_size) {
             Ok(told) if told > 0 && told != bytes => {
-                Err(self.damaged(path.as_str(), format!("{path} is {bytes} bytes long, and the metadata says {told}")))
+                Err(self.damaged(path.as_str(), &format!("{path} is {bytes} bytes long, and the metadata says {told}")))
             }
             _ => Ok(LogFile { from: path.clone(), to: path, field, log: number, bytes }),
         }
     }
 
-    fn damaged(&self, file: &str, what: String) -> Error {
+    fn damaged(&self, file: &str, what: &str) -> Error {
         Error::new(
             Kind::BackupCorrupted,
             format!("the backup '{}' is damaged and was not taken in: {what}", self.whole.name),
@@ -264,7 +264,7 @@ impl Taken<'_> {
         control.enter(Phase::Writing);
         if let Brought::Again(why) = bring::bring(attempt, self.storage, collection, segments, &done, control).await? {
             let files = why.details().get("failed_files").cloned().unwrap_or_else(|| json!([]));
-            return Err(self.damaged("", why.message().to_owned()).with("failed_files", files));
+            return Err(self.damaged("", why.message()).with("failed_files", files));
         }
         control.enter(Phase::Counting);
         let (at, mut warnings) = self.moment(segments, &done);

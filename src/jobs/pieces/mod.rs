@@ -26,7 +26,7 @@ use segments::SegmentPlan;
 /// All that there is to read of a backup.
 pub(super) struct Pieces {
     /// Parts, by partition; in a Parquet backup by ascending keys within it.
-    pub pieces: Vec<Piece>,
+    pub all: Vec<Piece>,
     /// What the backup says of each partition's rows.
     pub promised: BTreeMap<String, Promise>,
     /// Whether a partition's pieces, one after another, give its rows in the order of their keys.
@@ -128,7 +128,7 @@ async fn chunks(backup: &Backup) -> Result<Pieces> {
         };
         one.partition.cmp(&other.partition).then(by_key)
     });
-    Ok(Pieces { pieces: table.into_iter().map(Piece::chunk).collect(), promised, in_key_order: true })
+    Ok(Pieces { all: table.into_iter().map(Piece::chunk).collect(), promised, in_key_order: true })
 }
 
 fn contradiction(backup: &Backup, partition: &str) -> Error {

@@ -107,7 +107,7 @@ pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<
             });
         }
     }
-    Ok(Pieces { pieces, promised, in_key_order: false })
+    Ok(Pieces { all: pieces, promised, in_key_order: false })
 }
 
 /// Which files are a segment's.
