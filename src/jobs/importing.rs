@@ -1,13 +1,13 @@
 //! Filling a staging collection by the server's own Import: it reads a native backup's binlogs itself, several segments at
 //! once, and keeps keys that a server had made.
 //!
-//! Milvus 2.3.5 calls an import complete that found no folder, and takes what a flipped bit made of a file. So checksums
-//! are proven before, each segment's rows are decoded and digested here beside the import, what the server says that it
-//! imported is held against that, and the proof of the staging collection comes after it like after inserting.
+//! Milvus 2.3.5 calls an import complete that found no folder; of a damaged file it takes what the damage made of it, or
+//! ends, the whole server. So checksums are proven before, each segment's rows are decoded and digested here, what the
+//! server says that it imported is held against that, and the proof of the staging collection comes after it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -27,6 +27,8 @@ use crate::schema::Collection;
 const AT_ONCE: usize = 8;
 /// Segments that are decoded at once.
 const DECODED_AT_ONCE: usize = 2;
+/// How long a segment may take to be imported: far longer than the largest one does.
+const LIMIT: Duration = Duration::from_secs(1800);
 /// Between questions how far an import is.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -132,7 +134,13 @@ pub(super) async fn fill(
         }
         Ok(sets)
     };
-    let (imported, sets): (u64, BTreeMap<String, SetDigest>) = futures::try_join!(imports, digests)?;
+    let (imported, sets): (u64, BTreeMap<String, SetDigest>) = if rows.are_proven_as_read() {
+        // What was not verified before is proven to the last file before the server gets any: a damaged one would end it.
+        let sets = digests.await?;
+        (imports.await?, sets)
+    } else {
+        futures::try_join!(imports, digests)?
+    };
     let wanted: u64 = sets.values().map(|set| set.rows).sum();
     if imported < wanted {
         return Err(Error::new(
@@ -163,12 +171,22 @@ async fn one(client: &Client, name: &str, place: &Place, piece: &Piece) -> Resul
         files: vec![in_place(Some(inserts)), in_place(deletes)],
         options,
     };
+    let begun = Instant::now();
     let tasks = client.import(&request).await?;
     let mut rows = 0;
     for task in tasks {
         rows += loop {
             match client.import_state(task).await? {
-                ImportState::Running => tokio::time::sleep(POLL).await,
+                ImportState::Running if begun.elapsed() < LIMIT => tokio::time::sleep(POLL).await,
+                ImportState::Running => {
+                    return Err(Error::new(
+                        Kind::Restore,
+                        format!(
+                            "the server did not import segment {} within half an hour. Use via=INSERT",
+                            piece.name()
+                        ),
+                    ));
+                }
                 ImportState::Completed(rows) => break rows,
                 ImportState::Failed(why) => {
                     return Err(Error::new(

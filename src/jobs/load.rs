@@ -93,6 +93,12 @@ impl Rows {
         history::of(backup, &self.pieces, at).await
     }
 
+    /// Whether checksums are proven as files are read, and not before.
+    #[must_use]
+    pub(super) fn are_proven_as_read(&self) -> bool {
+        self.proven
+    }
+
     /// Whether some are chosen by a filter.
     #[must_use]
     pub(super) fn has_filter(&self) -> bool {

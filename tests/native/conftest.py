@@ -44,7 +44,9 @@ def calm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus235]
 
 @pytest.fixture
 def calm(calm_server: Milvus235) -> Iterator[Milvus]:
-    """That server; the test's collections go when it ends."""
+    """That server; the test's collections go when it ends. One that died fails the test that it died in, and no other."""
+    if not calm_server.running:
+        calm_server.start()
     client = client_of(calm_server.uri)
     yield Milvus(calm_server.uri, "server", client)
     for collection in client.list_collections():
