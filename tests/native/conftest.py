@@ -44,7 +44,7 @@ def calm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus235]
 
 @pytest.fixture
 def calm(calm_server: Milvus235) -> Iterator[Milvus]:
-    """That server; the test's collections go when it ends. One that died fails the test that it died in, and no other."""
+    """That server; the test's collections go when it ends. If it dies, the test that it dies in fails, and no other."""
     if not calm_server.running:
         calm_server.start()
     client = client_of(calm_server.uri)
