@@ -93,7 +93,7 @@ pub(super) async fn read_back(
 fn as_the_server_sees(storage: &Store, backup: &Backup) -> Option<String> {
     let path = backup.storage_path();
     if storage.is_local() {
-        // Milvus 2.3.5 does not follow symbolic links: told of one, it ends (measured).
+        // Absolute, whatever the root was given as, and by the name that holds for whoever looks.
         return std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned);
     }
     // Within one bucket it is the key.
