@@ -120,8 +120,8 @@ impl Segment {
             first.iter().copied().filter(|span| all.iter().all(|spans| spans.contains(span))).collect();
         let kept: Vec<Vec<Span>> =
             all.iter().map(|spans| spans.iter().copied().filter(|span| common.contains(span)).collect()).collect();
-        let sure = promised.is_some() && common.len() == kept[0].len();
-        if sure && kept.iter().all(|spans| *spans == kept[0]) && agrees(&kept[0]) {
+        let whole = kept.first().filter(|whole| promised.is_some() && common.len() == whole.len() && agrees(whole));
+        if whole.is_some_and(|whole| kept.iter().all(|spans| spans == whole)) {
             for logs in self.fields.values_mut() {
                 let (whole, orphans) = std::mem::take(logs).into_iter().partition(|log| common.contains(&span(log)));
                 *logs = whole;
@@ -203,6 +203,10 @@ impl Segment {
         } else {
             None
         };
+        let keys = picking.as_ref().and_then(|picking| picking.keys.as_ref());
+        if self.rows > 0 && keys.is_some_and(Files::is_empty) {
+            return Err(self.without(&format!("primary keys ({})", key.id)));
+        }
         let mut sources = Vec::with_capacity(wanted.len());
         for field in wanted {
             let files = open(field.id);

@@ -137,6 +137,15 @@ fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_lef
         .push(LogFile { path: "orphan".into(), source: bytes::Bytes::from(orphan).into() });
     let opened = Segment::open(more).unwrap();
     assert_eq!((opened.orphans(), opened.rows()), (&["orphan".to_owned()][..], segment.num_of_rows.cast_unsigned()));
+    // Where no field has files at all, or the keys that deletes are matched by have none, rows are lost.
+    let nothing = SegmentFiles { segment: segment.segment_id, promised: Some(3), fields: BTreeMap::new() };
+    assert_eq!(Segment::open(nothing).err().unwrap().kind(), crate::error::Kind::BackupCorrupted);
+    let (mut keyless, deltas) = files(segment);
+    keyless.fields.remove(&100);
+    let collection = description::collection(&info.collection_backups[0]).unwrap();
+    let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
+    let living = Segment::open(keyless).unwrap().living(&collection.schema, deletes, None);
+    assert_eq!(living.unwrap_err().kind(), crate::error::Kind::BackupCorrupted);
     // With the same rows twice, nothing shows which are right.
     let (mut twice, _) = files(segment);
     twice.fields.get_mut(&107).unwrap().push(LogFile { path: "again".into(), source: bytes::Bytes::from(part).into() });

@@ -118,6 +118,22 @@ def test_wrong_usage_exits_with_2(milvault, arguments):
     milvault(*arguments, exits=USAGE)
 
 
+def test_a_backup_by_milvus_backup_is_taken_in_read_at_a_moment_and_restored(milvault, lite_tcp, name, tmp_path):
+    theirs = Path(__file__).parent.parent / "data" / "milvus-backup" / "fx_int"
+    (taken,) = milvault("adopt", theirs, "--json")
+    assert (taken["backup_name"], taken["row_count"]) == ("fx_int", 1882)
+    now, then = tmp_path / "now.jsonl", tmp_path / "then.jsonl"
+    milvault("export", "fx_int", now, "--columns", "pk", "--json")
+    # Of 1970, when nothing had been written yet.
+    milvault("export", "fx_int", then, "--columns", "pk", "--as-of", "1970-01-02T00:00:00Z", "--json")
+    assert (len(now.read_text().splitlines()), len(then.read_text().splitlines())) == (1882, 0)
+    milvault("export", "fx_int", tmp_path / "x.csv", "--as-of", "yesterday", exits=USAGE)
+    restored = milvault("restore", "fx_int", "--target", name, "--via", "insert", "--json")
+    assert (restored["rows_restored"], restored["verification_passed"]) == (1882, True)
+    milvault("restore", "fx_int", "--target", f"{name}_too", "--via", "import", exits=USAGE)
+    milvault("adopt", tmp_path, exits=NOT_FOUND)
+
+
 def test_deleting_asks_first(milvault, lite_tcp, name):
     create(lite_tcp.client, name, plain(5))
     milvault("create", name, "--name", "mine")
