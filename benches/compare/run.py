@@ -26,11 +26,13 @@ from pymilvus import MilvusClient
 from benches.compare import data, scale
 from benches.compare.table import markdown
 from benches.compare.wire import Wire
+from tests.servers import s3s_fs, versitygw
 from tests.servers.milvus_235 import Milvus235
 from tests.servers.milvus_lite import MilvusLiteServer
 from tests.servers.s3 import S3Server
 
 COLLECTION, TARGET, SMALL_ROWS = "bench", "bench_target", 100_000
+TOOLS = Path(__file__).parents[2] / "target" / "test-tools"
 
 
 @dataclass
@@ -127,18 +129,14 @@ class Bench:
         for turn in range(self.options.repeat):
             print(f"{self.kind}: stores {turn + 1} of {self.options.repeat}", file=sys.stderr)
             shutil.rmtree(self.root, ignore_errors=True)
-            s3 = S3Server(self.root.parent / "s3").start()
-            try:
-                s3.client().create_bucket(Bucket="bench")
-                bucket = {"bucket": "bench", "storage_options": s3.options}
-                made = self.measure("store local", "stores", "create_backup to a folder", "export_milvault")
-                folder = made and str(self.root / COLLECTION / made["backup_id"])
+            made = self.measure("store local", "stores", "create_backup to a folder", "export_milvault")
+            folder = made and str(self.root / COLLECTION / made["backup_id"])
+            with s3_bucket(self.options.s3, self.root.parent / f"s3-{turn}") as storage_options:
+                bucket = {"bucket": "bench", "storage_options": storage_options}
                 alone = {"folder": folder, **bucket}
                 self.measure("store upload", "stores", "boto3, the same files alone", "upload_files", **alone)
                 there = {"root": f"s3://bench/turn-{turn}", **bucket}
                 self.measure("store s3", "stores", "**create_backup to S3**", "export_milvault", **there)
-            finally:
-                s3.stop()
 
     def memory(self) -> None:
         """Peaks at 100,000 rows, to set beside those of the whole size."""
@@ -201,6 +199,25 @@ def main() -> None:
     print(markdown(report))
 
 
+@contextlib.contextmanager
+def s3_bucket(kind: str, base: Path) -> Iterator[dict[str, str]]:
+    """A bucket `bench` on an S3 server of its own; the options that reach it."""
+    base.mkdir()
+    server: S3Server | s3s_fs.S3sFs | versitygw.VersityGateway
+    if kind == "versitygw":
+        server = versitygw.VersityGateway(versitygw.install(TOOLS / "versitygw"), base).start("bench")
+    elif kind == "s3s-fs":
+        server = s3s_fs.S3sFs(s3s_fs.install(TOOLS / "s3s-fs"), base).start("bench")
+    else:
+        server = S3Server(base).start()
+        server.client().create_bucket(Bucket="bench")
+    try:
+        yield server.options
+    finally:
+        server.stop()
+        shutil.rmtree(base)
+
+
 def one_server(options: argparse.Namespace, kind: str, rows: int, base: Path) -> Bench:
     """Everything on one server, which is started for it and ended after."""
     server = Milvus235(base / "milvus", {"log.level": "warn"}) if kind == "server" else MilvusLiteServer(base / "lite")
@@ -239,6 +256,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--parts", nargs="+", default=["scale", "export", "restore", "stores", "memory"], metavar="PART"
+    )
+    parser.add_argument(
+        "--s3",
+        choices=["versitygw", "s3s-fs", "moto"],
+        default="versitygw" if shutil.which("go") else "moto",
+        help="the S3 server; versitygw (Go) and s3s-fs (Rust) are built once, which takes minutes; moto is in Python",
     )
     parser.add_argument("--baselines-only", dest="milvault", action="store_false", help="leave Milvault out")
     parser.add_argument("--json", type=Path, help="where to save every measurement")

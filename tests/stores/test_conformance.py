@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SOAK
-from tests.servers import azurite, s3s_fs
+from tests.servers import azurite, s3s_fs, versitygw
 
 pytestmark = pytest.mark.s3
 
@@ -25,7 +25,7 @@ TOOLS = PROJECT / "target" / "test-tools"
 RULES = re.findall(r'^    \(\s*"([^"]+)",', (PROJECT / "src/repository/conformance.rs").read_text(), flags=re.MULTILINE)
 BEGIN, END = "<!-- stores: begin -->\n", "<!-- stores: end -->\n"
 QUICK = ["local disk", "memory", "S3 (moto)"]
-ALL = [*QUICK, "S3 (s3s-fs)", "Azure (azurite)"]
+ALL = [*QUICK, "S3 (versitygw)", "S3 (s3s-fs)", "Azure (azurite)"]
 # It looks whether there is an object, and then writes: of several that create one at once, several succeed. It knows no
 # replacement on a condition.
 BROKEN_BY_S3S_FS = ("a file is created only where", "a file is replaced only while", "a second backup")
@@ -80,21 +80,24 @@ def test_local_disk_memory_and_s3_keep_every_rule(s3_server, bucket):
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="builds s3s-fs and installs azurite: make soak")
+@pytest.mark.skipif(not SOAK, reason="builds s3s-fs and versitygw, installs azurite: make soak")
 @pytest.mark.timeout(3600)
 def test_every_other_store_keeps_every_rule(s3_server, bucket, tmp_path):
     second = s3s_fs.S3sFs(s3s_fs.install(TOOLS / "s3s-fs"), tmp_path).start("test")
+    third = versitygw.VersityGateway(versitygw.install(TOOLS / "versitygw"), tmp_path).start("test")
     azure = azurite.Azurite(azurite.install(TOOLS / "azurite"), tmp_path).start()
     try:
         azure.create_container("test")
         stores = {
             "S3 (moto)": {"root": f"s3://{bucket}", "options": s3_server.options},
+            "S3 (versitygw)": {"root": "s3://test", "options": third.options},
             "S3 (s3s-fs)": {"root": "s3://test", "options": second.options},
             "Azure (azurite)": {"root": "az://test", "options": azure.options},
         }
         kept = kept_rules(stores, azure.environment)
     finally:
         second.stop()
+        third.stop()
         azure.stop()
     broken = [rule for rule in RULES if rule not in kept["S3 (s3s-fs)"]]
     assert all(rule.startswith(BROKEN_BY_S3S_FS) for rule in broken), broken
