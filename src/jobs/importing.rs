@@ -1,5 +1,5 @@
-//! Filling a staging collection by the server's own Import: it reads a native backup's binlogs itself, several segments at
-//! once, and keeps keys that a server had made.
+//! Filling a staging collection by the server's own Import: it reads a native backup's binlogs itself, a partition's
+//! segments with one task, and keeps keys that a server had made.
 //!
 //! Milvus 2.3.5 calls an import complete that found no folder; of a damaged file it takes what the damage made of it, or
 //! ends, the whole server. So checksums are proven before, each segment's rows are decoded and digested here, what the
@@ -23,11 +23,14 @@ use crate::milvus::{Client, ImportRequest, ImportState};
 use crate::repository::{Backup, Store};
 use crate::schema::Collection;
 
-/// Segments that the server imports at once.
+/// Tasks that wait at the server or are worked on. Milvus 2.3.5 works on one at a time.
 const AT_ONCE: usize = 8;
+/// The most bytes of files that one task has: 2.3.5 ends a task that takes a quarter of an hour, and here it takes 40 MB
+/// a second. A partition with more is imported segment by segment, which costs it half as much again.
+const TASK_BYTES: u64 = 4 << 30;
 /// Segments that are decoded at once.
 const DECODED_AT_ONCE: usize = 2;
-/// How long a segment may take to be imported: far longer than the largest one does.
+/// How long a task may take: far longer than the largest one does.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Between questions how far an import is.
 const POLL: Duration = Duration::from_millis(200);
@@ -117,11 +120,14 @@ pub(super) async fn fill(
 ) -> Result<BTreeMap<String, Comparison>> {
     let pieces: Vec<Piece> = rows.partitions().iter().flat_map(|partition| rows.pieces(partition)).cloned().collect();
     let digester = Arc::new(RowDigester::new(&collection.schema)?);
-    let imports = futures::stream::iter(
-        pieces.iter().filter(|piece| piece.rows > 0).map(|piece| one(client, name, place, piece)),
-    )
-    .buffer_unordered(AT_ONCE)
-    .try_fold(0, |sum, rows| async move { Ok(sum + rows) });
+    let segments = pieces.iter().filter(|piece| piece.rows > 0).map(|piece| {
+        let (inserts, deletes) = piece.import_folders().unwrap_or_default();
+        (Task { partition: piece.partition.clone(), inserts, deletes }, piece.file_bytes)
+    });
+    let tasks = together(segments.collect(), TASK_BYTES);
+    let imports = futures::stream::iter(tasks.into_iter().map(|task| one(client, name, place, task)))
+        .buffer_unordered(AT_ONCE)
+        .try_fold(0, |sum, rows| async move { Ok(sum + rows) });
     let digests = async {
         let mut sets: BTreeMap<String, SetDigest> =
             rows.partitions().into_iter().map(|partition| (partition, SetDigest::default())).collect();
@@ -157,18 +163,49 @@ pub(super) async fn fill(
         .collect())
 }
 
-/// Imports a segment; how many rows the server says that it took.
-async fn one(client: &Client, name: &str, place: &Place, piece: &Piece) -> Result<u64> {
-    let (inserts, deletes) = piece.import_folders().unwrap_or_default();
+/// What the server is asked to import at once: the folder of a partition's segments, or one segment's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Task {
+    partition: String,
+    inserts: String,
+    deletes: Option<String>,
+}
+
+/// The tasks of single segments, with what their files take, made into one for each partition where that takes up to
+/// `limit` bytes.
+fn together(segments: Vec<(Task, u64)>, limit: u64) -> Vec<Task> {
+    let mut partitions: BTreeMap<String, Vec<(Task, u64)>> = BTreeMap::new();
+    for (task, bytes) in segments {
+        partitions.entry(task.partition.clone()).or_default().push((task, bytes));
+    }
+    let above = |folder: String| folder.rsplit_once('/').map_or_else(String::new, |(above, _)| above.to_owned());
+    let mut tasks = Vec::new();
+    for segments in partitions.into_values() {
+        let bytes: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
+        let own = segments.into_iter().map(|(task, _)| task);
+        if bytes > limit {
+            tasks.extend(own);
+            continue;
+        }
+        // The server tells segments apart by the last names of their files' paths, whatever is above them.
+        let all = own.reduce(|all, task| Task { deletes: all.deletes.or(task.deletes), ..all });
+        tasks.extend(all.map(|all| Task { inserts: above(all.inserts), deletes: all.deletes.map(above), ..all }));
+    }
+    tasks
+}
+
+/// Has a task done; how many rows the server says that it took.
+async fn one(client: &Client, name: &str, place: &Place, task: Task) -> Result<u64> {
     let in_place =
         |folder: Option<String>| folder.map(|folder| format!("{}/{folder}", place.folder)).unwrap_or_default();
+    let what = task.inserts.clone();
     let mut options = vec![("backup".to_owned(), "true".to_owned())];
     options.extend(place.until.map(|until| ("end_ts".to_owned(), until.to_string())));
-    let partition = if piece.partition == ALL_PARTITIONS { "_default" } else { &piece.partition };
+    let partition = if task.partition == ALL_PARTITIONS { "_default".to_owned() } else { task.partition };
     let request = ImportRequest {
         collection: name.to_owned(),
-        partition: partition.to_owned(),
-        files: vec![in_place(Some(inserts)), in_place(deletes)],
+        partition,
+        files: vec![in_place(Some(task.inserts)), in_place(task.deletes)],
         options,
     };
     let begun = Instant::now();
@@ -179,20 +216,13 @@ async fn one(client: &Client, name: &str, place: &Place, piece: &Piece) -> Resul
             match client.import_state(task).await? {
                 ImportState::Running if begun.elapsed() < LIMIT => tokio::time::sleep(POLL).await,
                 ImportState::Running => {
-                    return Err(Error::new(
-                        Kind::Restore,
-                        format!(
-                            "the server did not import segment {} within half an hour. Use via=INSERT",
-                            piece.name()
-                        ),
-                    ));
+                    let why = format!("the server did not import {what} within half an hour. Use via=INSERT");
+                    return Err(Error::new(Kind::Restore, why));
                 }
                 ImportState::Completed(rows) => break rows,
                 ImportState::Failed(why) => {
-                    return Err(Error::new(
-                        Kind::Restore,
-                        format!("the server could not import segment {}: {why}. Use via=INSERT", piece.name()),
-                    ));
+                    let why = format!("the server could not import {what}: {why}. Use via=INSERT");
+                    return Err(Error::new(Kind::Restore, why));
                 }
             }
         };
@@ -216,4 +246,29 @@ async fn digest(
         control.advance(count, bytes);
     }
     Ok((piece.partition.clone(), set))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(partition: &str, inserts: &str, deletes: Option<&str>) -> Task {
+        Task { partition: partition.to_owned(), inserts: inserts.to_owned(), deletes: deletes.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_partition_is_one_task_unless_it_is_too_large_for_one() {
+        let segments = || {
+            vec![
+                (task("a", "inserts/1/10", None), 40),
+                (task("b", "inserts/2/20", None), 30),
+                (task("b", "inserts/2/21", Some("deletes/2/21")), 30),
+            ]
+        };
+        let whole = task("a", "inserts/1", None);
+        assert_eq!(together(segments(), 60), [whole.clone(), task("b", "inserts/2", Some("deletes/2"))]);
+        let own = [task("b", "inserts/2/20", None), task("b", "inserts/2/21", Some("deletes/2/21"))];
+        assert_eq!(together(segments(), 59), [&[whole][..], &own[..]].concat());
+        assert_eq!(together(Vec::new(), 60), []);
+    }
 }
