@@ -59,11 +59,13 @@ def export_iterator(job: dict[str, Any]) -> dict[str, Any]:
 
 def export_milvault(job: dict[str, Any]) -> dict[str, Any]:
     """A backup at default settings, fsync, checksums and the check of them included."""
+    from milvault import BackupParams
 
     async def run() -> dict[str, Any]:
         async with _manager(job) as manager:
+            params = BackupParams(source=job.get("source", "auto"))
             begun = time.perf_counter()
-            result = await manager.create_backup(job["collection"])
+            result = await manager.create_backup(job["collection"], params)
             seconds = time.perf_counter() - begun
             result.raise_for_error()
             return {

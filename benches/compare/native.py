@@ -3,6 +3,7 @@
 Milvus 2.3.5 on its default settings and local storage, one collection. Interleaved rounds, a process each:
 
 - a native backup, against `cp -r` of the same files and `sha256sum` of them; flushing is left out of both;
+- a Parquet backup of the rows in the same files, against one of the server's answers;
 - its rows as Arrow, against pyarrow on plain Parquet files of the same rows, by the processor's time;
 - its restore, against Insert requests that are ready and a flush, and against Import of one segment after the other,
   asked for its state every three seconds.
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=5, help="rounds; the median counts")
     parser.add_argument("--slow-repeat", type=int, default=1, help="rounds that Import takes part in")
-    parser.add_argument("--parts", nargs="+", default=["backup", "decode", "restore"], metavar="PART")
+    parser.add_argument("--parts", nargs="+", default=["backup", "parquet", "decode", "restore"], metavar="PART")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="milvault-native-") as folder:
         base = Path(folder)
@@ -65,6 +66,9 @@ class Bench:
             made = self._measure("native backup", "native_backup")
             if "backup" in self.options.parts:
                 self._copy()
+            if "parquet" in self.options.parts:
+                for source in ("binlogs", "query"):
+                    self._measure(f"Parquet backup, {source}", "export_milvault", source=source)
             if "decode" in self.options.parts:
                 self._measure("native to Arrow", "decode_native", backup_id=made["backup_id"])
                 plain = {"folder": str(self.base / "plain"), "backup_id": made["backup_id"]}

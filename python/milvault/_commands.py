@@ -214,6 +214,13 @@ def create(
     native: Annotated[
         bool, typer.Option("--native", help="Copy Milvus's own files: a true snapshot. Needs --milvus-storage.")
     ] = False,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            help="Where rows come from: query (the server), binlogs (its files; needs --milvus-storage), or auto.",
+        ),
+    ] = "auto",
     no_compression: Annotated[bool, typer.Option("--no-compression", help="Write plain files.")] = False,
     level: Annotated[int | None, typer.Option("--level", help="Compression, 1 (fast) to 9 (small).")] = None,
     chunk_size_mb: Annotated[int | None, typer.Option(help="MiB of rows in one data file.")] = None,
@@ -240,6 +247,7 @@ def create(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if no_compression:
         options["compression_enabled"] = False
+    options["source"] = source
     if native:
         options["storage_type"] = BackupStorageType.MILVUS_NATIVE
     params = BackupParams(

@@ -92,6 +92,7 @@ def backup_request(
         "include_indexes": params.include_indexes,
         "tags": params.tags,
         "duplicates": params.duplicates,
+        "source": params.source,
         "prove_stable": params.prove_stable,
         "resume": params.resume,
         "checksum_algorithm": config.checksum_algorithm.value,

@@ -47,6 +47,9 @@ class BackupParams(Model):
             read. Otherwise that is cleared away.
         duplicates: What to do where several rows have one primary key: `fail`, naming them, or `collapse` them to the
             one that Milvus shows, with a warning.
+        source: Where the rows of a Parquet backup come from: `query`, the server's answers; `binlogs`, the files that
+            Milvus keeps, which `milvus_storage` names: a true snapshot, with nothing loaded; `auto`, the files where
+            `milvus_storage` is set and they can be read, else the answers. Native backups are the files in any case.
         prove_stable: Whether to read everything twice and compare, to prove that nobody wrote meanwhile.
         bandwidth_limit_mib: MiB per second that it may move to and from the repository. Unset: the config's.
     """
@@ -63,6 +66,7 @@ class BackupParams(Model):
     base: str | None = None
     resume: bool = True
     duplicates: Literal["fail", "collapse"] = "fail"
+    source: Literal["auto", "query", "binlogs"] = "auto"
     prove_stable: bool = False
     bandwidth_limit_mib: PositiveRate | None = None
 

@@ -12,6 +12,7 @@ use super::control::{Control, Phase, deadline};
 use super::read::{self, DuplicatePolicy, Reader, Reading};
 use super::{Session, native, recover, verify};
 use crate::checksum::ChecksumAlgorithm;
+use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::Client;
 use crate::parquet::WriteOptions;
@@ -48,6 +49,8 @@ pub struct BackupRequest {
     #[serde(default)]
     pub(super) duplicates: DuplicatePolicy,
     #[serde(default)]
+    pub(super) source: RowSource,
+    #[serde(default)]
     pub(super) prove_stable: bool,
     #[serde(default = "yes")]
     pub(super) resume: bool,
@@ -68,6 +71,29 @@ pub struct BackupRequest {
     pub(super) timeout_seconds: Option<f64>,
 }
 
+impl BackupRequest {
+    /// The data files to be written.
+    pub(super) fn chunks<'a>(
+        &self,
+        collection: &'a Collection,
+        partitions: &[String],
+        attempt: &'a Attempt,
+        control: &'a Control,
+    ) -> Chunks<'a> {
+        let compression = self.compression_enabled.then_some(self.compression_level);
+        let options = WriteOptions { compression, ..WriteOptions::default() };
+        Chunks::new(collection, partitions, attempt, control, options, self.chunk_size_mb << 20)
+    }
+
+    /// Refuses what no data file can be written with.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.chunk_size_mb > 0 && (1..=9).contains(&self.compression_level) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"))
+    }
+}
+
 fn yes() -> bool {
     true
 }
@@ -79,6 +105,19 @@ fn chunk_size() -> u64 {
 }
 fn concurrency() -> usize {
     4
+}
+
+/// Where the rows of a Parquet backup come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowSource {
+    /// Milvus's own files where they are at hand and can be read, else the server's answers.
+    #[default]
+    Auto,
+    /// The server's answers.
+    Query,
+    /// Milvus's own files.
+    Binlogs,
 }
 
 /// What is known before anything is written.
@@ -103,8 +142,12 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         return Box::pin(native::backup(session, &request, control)).await;
     }
     let limit = deadline(request.timeout_seconds);
-    control.limit_bandwidth(request.bandwidth_limit_mib)?;
     let about = |error: Error| as_backup_error(error, &request.collection_name, "LOCAL_FILE");
+    request.check().map_err(about)?;
+    if control.guard(limit, native::parquet::is_wanted(session, &request)).await.map_err(about)? {
+        return Box::pin(native::backup(session, &request, control)).await;
+    }
+    control.limit_bandwidth(request.bandwidth_limit_mib)?;
     control.enter(Phase::Counting);
     let repository = session.repository()?;
     let plan = control.guard(limit, prepare(session, &request)).await.map_err(about)?;
@@ -215,9 +258,6 @@ pub(super) fn as_backup_error(error: Error, collection: &str, storage_type: &str
 }
 
 async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
-    if request.chunk_size_mb == 0 || !(1..=9).contains(&request.compression_level) {
-        return Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"));
-    }
     session.repository()?.store().require_writable("a backup")?;
     let client = session.client_in(request.database.as_deref()).await?;
     recover::interrupted_restores(session, &client, None).await?;
@@ -376,12 +416,7 @@ async fn write(
     let adopted = attempt.adopt(&|bytes| control.pass(bytes).boxed()).await?;
     control.expect(rows, rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64));
     control.enter(Phase::Reading);
-    let options = WriteOptions {
-        compression: request.compression_enabled.then_some(request.compression_level),
-        ..WriteOptions::default()
-    };
-    let chunks =
-        Chunks::new(&plan.collection, &plan.partitions, attempt, control, options, request.chunk_size_mb << 20);
+    let chunks = request.chunks(&plan.collection, &plan.partitions, attempt, control);
     let notes = adopted.as_ref().map(|adopted| &adopted.chunks[..]).unwrap_or_default();
     for note in notes {
         control.advance(note.chunk.rows, note.chunk.bytes);
@@ -406,37 +441,66 @@ async fn write(
     }
 
     control.enter(Phase::Writing);
-    let schema = serde_json::to_value(&plan.collection).map_err(|error| internal(error.to_string()))?;
-    attempt.put(&RelativePath::new(SCHEMA_FILE)?, pretty(&schema)?).await?;
-    if request.include_indexes {
-        put_indexes(attempt, &plan.indexes).await?;
-    }
-    let table = chunks.table();
-    attempt.put(&RelativePath::new(CHUNKS_FILE)?, table.to_bytes()?.into()).await?;
-
-    let mut manifest =
-        Manifest::new(attempt.id().clone(), attempt.backup_name(), &plan.collection.database, &plan.collection.name);
-    manifest.partition_names =
-        if plan.collection.has_partition_key() { plan.collection.partitions.clone() } else { plan.partitions.clone() };
-    manifest.backup_type = request.backup_type;
-    manifest.row_count = reading.rows();
-    manifest.segment_count = table.chunks.len() as u64;
-    manifest.size_bytes = table.chunks.iter().map(|chunk| chunk.bytes).sum();
-    manifest.compression_enabled = request.compression_enabled;
-    manifest.compression_level = request.compression_level.into();
-    manifest.include_indexes = request.include_indexes;
-    plan.client.version().clone_into(&mut manifest.milvus_version);
-    manifest.tags.clone_from(&request.tags);
-    manifest.schema_snapshot = schema;
+    let sets = reading.partitions.iter().map(|(name, read)| (name.clone(), read.set)).collect();
+    let written = Written {
+        collection: &plan.collection,
+        indexes: &plan.indexes,
+        partitions: &plan.partitions,
+        server: plan.client.version(),
+        sets,
+        chunks: chunks.table(),
+    };
+    let mut manifest = written.describe(request, attempt).await?;
     manifest.snapshot.kind = kind;
     manifest.snapshot.started_at = Some(resumed.as_ref().map_or(started_at, |resumed| resumed.started_at));
     manifest.resumed = resumed;
     manifest.snapshot.ended_at = Some(ended_at);
     manifest.snapshot.count_before = Some(reading.partitions.values().map(|read| read.before).sum());
     manifest.snapshot.count_after = Some(reading.partitions.values().map(|read| read.after).sum());
-    manifest.digest.partitions = digests(&reading);
     manifest.warnings.clone_from(&warnings);
     Ok((manifest, warnings))
+}
+
+/// Data files that are finished, wherever their rows came from.
+pub(super) struct Written<'a> {
+    pub collection: &'a Collection,
+    pub indexes: &'a [Index],
+    pub partitions: &'a [String],
+    /// The version of the server.
+    pub server: &'a str,
+    /// What each partition's rows amount to.
+    pub sets: BTreeMap<String, SetDigest>,
+    pub chunks: ChunkTable,
+}
+
+impl Written<'_> {
+    /// Writes the files that describe them; the manifest, which does not say yet what moment they are of.
+    pub(super) async fn describe(self, request: &BackupRequest, attempt: &Attempt) -> Result<Manifest> {
+        let Self { collection, indexes, partitions, server, sets, chunks } = self;
+        let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
+        attempt.put(&RelativePath::new(SCHEMA_FILE)?, pretty(&schema)?).await?;
+        if request.include_indexes {
+            put_indexes(attempt, indexes).await?;
+        }
+        attempt.put(&RelativePath::new(CHUNKS_FILE)?, chunks.to_bytes()?.into()).await?;
+        let mut manifest =
+            Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
+        let names = if collection.has_partition_key() { &collection.partitions } else { partitions };
+        manifest.partition_names = names.to_vec();
+        manifest.backup_type = request.backup_type;
+        manifest.row_count = sets.values().map(|set| set.rows).sum();
+        manifest.segment_count = chunks.chunks.len() as u64;
+        manifest.size_bytes = chunks.chunks.iter().map(|chunk| chunk.bytes).sum();
+        manifest.compression_enabled = request.compression_enabled;
+        manifest.compression_level = request.compression_level.into();
+        manifest.include_indexes = request.include_indexes;
+        server.clone_into(&mut manifest.milvus_version);
+        manifest.tags.clone_from(&request.tags);
+        manifest.schema_snapshot = schema;
+        let digest = |set: SetDigest| PartitionDigest { rows: set.rows, digest: Some(set.to_string()) };
+        manifest.digest.partitions = sets.into_iter().map(|(name, set)| (name, digest(set))).collect();
+        Ok(manifest)
+    }
 }
 
 async fn snapshot_kind(
@@ -484,14 +548,6 @@ fn resumed(adopted: &Adopted, table: &ChunkTable) -> Option<Resumed> {
         chunks: kept.len() as u64,
         rows: kept.iter().map(|note| note.chunk.rows).sum(),
     })
-}
-
-fn digests(reading: &Reading) -> BTreeMap<String, PartitionDigest> {
-    reading
-        .partitions
-        .iter()
-        .map(|(name, read)| (name.clone(), PartitionDigest { rows: read.set.rows, digest: Some(read.set.to_string()) }))
-        .collect()
 }
 
 /// Writes the definitions of indexes, a file for each field.

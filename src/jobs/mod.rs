@@ -37,6 +37,7 @@ pub mod read;
 pub mod recover;
 pub mod restore;
 mod restore_plan;
+mod sorting;
 mod staging;
 mod staging_progress;
 mod swap;
@@ -165,7 +166,7 @@ impl Session {
         let config = self.milvus_storage.as_ref().ok_or_else(|| {
             Error::new(
                 Kind::InvalidArgument,
-                "native backups are copies of the files that Milvus keeps, and nothing says where those are: set \
+                "that needs the files that Milvus itself keeps, and nothing says where those are: set \
                  milvus_storage to the folder, or the bucket and root path, that the server writes to, or to its milvus.yaml",
             )
         })?;

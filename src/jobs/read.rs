@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::control::Control;
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::{Client, KeyRange, ScanRequest, Scanner, ServerKind, duplicates, split};
+use crate::milvus::{Client, Key, KeyRange, ScanRequest, Scanner, ServerKind, duplicates, split};
 use crate::schema::Collection;
 
 /// From this many rows on, a partition is read as two key ranges side by side: measured, a sixth faster than one; more
 /// ranges add nothing on 2.3.5, and none on Lite.
 const ROWS_WORTH_SPLITTING: u64 = 50_000;
 /// Duplicate keys that are named in an error.
-const EXAMPLES: usize = 10;
+pub(super) const EXAMPLES: usize = 10;
 /// How often a read that came up short without a reason is repeated.
 const REREADS: u32 = 2;
 
@@ -305,25 +305,9 @@ impl<'a> Reader<'a> {
         if found.keys.is_empty() {
             return Ok(false);
         }
-        let examples = found
-            .keys
-            .iter()
-            .take(EXAMPLES)
-            .map(|(key, times)| format!("{key} ({times} times)"))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let examples = examples(&found.keys);
         if policy == DuplicatePolicy::Fail {
-            let more = if found.partial { " and maybe more" } else { "" };
-            return Err(Error::new(
-                Kind::Backup,
-                format!(
-                    "partition {partition} of '{}' holds rows with the same primary key, of which Milvus shows but one each: {examples}{more}. \
-                     Delete them, or back up with duplicates=\"collapse\" to keep the row that Milvus shows",
-                    self.collection.name
-                ),
-            )
-            .with("collection_name", self.collection.name.as_str())
-            .with("duplicate_keys", found.keys.iter().map(|(key, _)| key.to_json()).collect::<Vec<_>>()));
+            return Err(repeated_keys(self.collection, partition, &found.keys, found.partial));
         }
         let extra: u64 = found.keys.iter().map(|(_, times)| times - 1).sum();
         let all = read.set.rows + extra;
@@ -364,6 +348,26 @@ impl<'a> Reader<'a> {
         )
         .with("collection_name", self.collection.name.as_str())
     }
+}
+
+/// Some keys for a message, and how often they occur.
+fn examples(keys: &[(Key, u64)]) -> String {
+    keys.iter().take(EXAMPLES).map(|(key, times)| format!("{key} ({times} times)")).collect::<Vec<_>>().join(", ")
+}
+
+/// Keys occur more than once, and nobody has said which of their rows is meant. `is_partial` where there may be more.
+pub(super) fn repeated_keys(collection: &Collection, partition: &str, keys: &[(Key, u64)], is_partial: bool) -> Error {
+    let (examples, more) = (examples(keys), if is_partial { " and maybe more" } else { "" });
+    Error::new(
+        Kind::Backup,
+        format!(
+            "partition {partition} of '{}' holds rows with the same primary key, of which Milvus shows but one each: {examples}{more}. \
+             Delete them, or back up with duplicates=\"collapse\" to keep the row that Milvus shows",
+            collection.name
+        ),
+    )
+    .with("collection_name", collection.name.as_str())
+    .with("duplicate_keys", keys.iter().take(EXAMPLES).map(|(key, _)| key.to_json()).collect::<Vec<_>>())
 }
 
 /// A sink that only digests.

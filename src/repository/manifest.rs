@@ -83,8 +83,9 @@ pub struct Snapshot {
     pub ended_at: Option<DateTime<Utc>>,
     pub count_before: Option<u64>,
     pub count_after: Option<u64>,
-    /// The hybrid timestamp (milliseconds since 1970, shifted left by 18 bits) that the rows are to be taken at: files of
-    /// a native backup hold later ones too. None for backups whose files hold the rows and no others.
+    /// The hybrid timestamp (milliseconds since 1970, shifted left by 18 bits) that the rows are of, where Milvus's own
+    /// files gave them. Those of a native backup hold later ones too, which are not to be taken; Parquet files hold the
+    /// rows and no others. None for rows that the server was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<u64>,
     /// The hybrid timestamp since when, as far as Milvus's storage showed, no compaction has taken rows away: earlier

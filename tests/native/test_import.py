@@ -29,7 +29,7 @@ async def test_an_import_brings_the_same_rows(kind, calm, calm_native, name):
     async with calm_native() as manager:
         made = await manager.create_backup(name)
         made.raise_for_error()
-        scanned = await manager.create_backup(name, BackupParams(storage_type="LOCAL_FILE"))
+        scanned = await manager.create_backup(name, BackupParams(storage_type="LOCAL_FILE", source="query"))
         params = RestoreParams(target_collection_name=f"{name}_back", via=RestoreVia.IMPORT, load_after_restore=True)
         restored = await manager.restore_backup(made.backup_id, params=params)
         restored.raise_for_error()

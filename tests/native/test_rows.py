@@ -60,17 +60,25 @@ async def test_every_way_to_the_rows_gives_the_same_ones(kind: str, server, nati
     async with native() as manager:
         copied = await manager.create_backup(name)
         copied.raise_for_error()
-        scanned = await manager.create_backup(name, BackupParams(storage_type=BackupStorageType.LOCAL_FILE))
+        parquet = BackupParams(storage_type=BackupStorageType.LOCAL_FILE, source="query")
+        scanned = await manager.create_backup(name, parquet)
         scanned.raise_for_error()
+        filed = await manager.create_backup(name, parquet.model_copy(update={"source": "binlogs"}))
+        filed.raise_for_error()
+        assert filed.metadata.snapshot["kind"] == "snapshot"
         rows, digest = digest_of(scanned)
+        assert digest_of(filed) == (rows, digest)
         assert (copied.row_count, rows) == (len(living), len(living))
         with (
             await manager.open_backup(copied.backup_id) as ours,
             await manager.open_backup(scanned.backup_id) as theirs,
+            await manager.open_backup(filed.backup_id) as sorted_ones,
         ):
-            tables = [pa.table(reader).sort_by(recipe.key) for reader in (ours, theirs)]
-            assert tables[0].schema == tables[1].schema
-            assert simple(tables[0].to_pylist()) == simple(tables[1].to_pylist())
+            scan = pa.table(theirs)
+            assert pa.table(sorted_ones).equals(scan)  # in the same order
+            table = pa.table(ours).sort_by(recipe.key)
+            assert table.schema == scan.schema
+            assert simple(table.to_pylist()) == simple(scan.sort_by(recipe.key).to_pylist())
             assert (ours.row_count, ours.history) == (len(living), "EXACT")
         params = RestoreParams(target_collection_name=f"{name}_back", load_after_restore=True)
         restored = await manager.restore_backup(copied.backup_id, params=params)

@@ -65,6 +65,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
         "include_indexes": True,
         "tags": [],
         "duplicates": "fail",
+        "source": "auto",
         "prove_stable": False,
         "resume": True,
         "checksum_algorithm": "BLAKE2B",

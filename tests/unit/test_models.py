@@ -81,6 +81,7 @@ def test_params_have_the_documented_defaults():
         "base": None,
         "resume": True,
         "duplicates": "fail",
+        "source": "auto",
         "prove_stable": False,
         "bandwidth_limit_mib": None,
     }

@@ -8,6 +8,8 @@
 //! | [`log_rows`] | how many rows a file holds |
 //! | [`live`] | how many of them live |
 //! | [`meta`] | milvus-backup's metadata |
+//! | [`stored`] | the rows in Milvus's own storage, read where they are |
+//! | [`parquet`] | a Parquet backup of them, in place of the files |
 //! | [`sets`] | which were made together, and who may do what |
 //!
 //! The flow is here: describe, take the moment, list, lock, copy, count, commit.
@@ -19,6 +21,7 @@ mod history;
 mod live;
 mod log_rows;
 mod meta;
+pub(super) mod parquet;
 pub(super) mod sets;
 pub(super) mod snapshot;
 pub(super) mod stored;
@@ -43,7 +46,7 @@ use crate::schema::{Collection, Index};
 
 /// How often a moment is planned anew, where its files go before they are copied.
 const PLANS: u32 = 4;
-/// The name of the storage type in errors.
+/// The name of native backups' storage type in errors.
 const STORAGE_TYPE: &str = "MILVUS_NATIVE";
 
 /// What is known before anything is copied.
@@ -65,14 +68,16 @@ struct Contents {
     segments: Vec<SegmentFiles>,
 }
 
-/// Makes a native backup; answers as [`backup::backup`].
+/// Makes a native backup, or a Parquet one from the same files; answers as [`backup::backup`].
 ///
 /// # Errors
 /// Those of [`backup::backup`]; [`Kind::InvalidArgument`] where Milvus's storage is not named, or the server has none.
 pub(super) async fn backup(session: &Session, request: &BackupRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
     control.limit_bandwidth(request.bandwidth_limit_mib)?;
-    let about = |error: Error| backup::as_backup_error(error, &request.collection_name, STORAGE_TYPE);
+    let is_parquet = request.storage_type == StorageType::LocalFile;
+    let storage_type = if is_parquet { "LOCAL_FILE" } else { STORAGE_TYPE };
+    let about = |error: Error| backup::as_backup_error(error, &request.collection_name, storage_type);
     control.enter(Phase::Flushing);
     let repository = session.repository()?;
     let (plan, contents) = control.guard(limit, prepare(session, request)).await.map_err(about)?;
@@ -81,7 +86,7 @@ pub(super) async fn backup(session: &Session, request: &BackupRequest, control: 
         collection: plan.collection.name.clone(),
         backup_name: request.backup_name.clone(),
         algorithm: request.checksum_algorithm,
-        // Nothing of a native backup is of use to another: the moment is gone.
+        // Nothing of it is of use to another: the moment is gone.
         fingerprint: String::new(),
         resume: false,
     };
@@ -89,7 +94,13 @@ pub(super) async fn backup(session: &Session, request: &BackupRequest, control: 
     let attempt = repository.begin(begin).await.map_err(about)?;
     control.begin();
     let storage_path = attempt.storage_path();
-    let work = write(&plan, contents, request, &attempt, control);
+    let work = async {
+        if is_parquet {
+            Box::pin(parquet::write(&plan, contents, request, &attempt, control)).await
+        } else {
+            Box::pin(write(&plan, contents, request, &attempt, control)).await
+        }
+    };
     let (manifest, warnings) = match backup::guarded(&plan.collection.name, &attempt, control, limit, work).await {
         Ok((manifest, warnings)) => (attempt.commit(manifest).await.map_err(about)?, warnings),
         Err(error) => {

@@ -74,15 +74,7 @@ async fn set(
     files: SegmentFiles,
     digester: Arc<RowDigester>,
 ) -> Result<SetDigest> {
-    let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
-    for file in &files.inserts {
-        fields.entry(file.field).or_default().push(open(storage, file).await?);
-    }
-    let mut deltas = Vec::new();
-    for file in &files.deletes {
-        deltas.push(open(storage, file).await?);
-    }
-    let segment = binlog::SegmentFiles { segment: files.segment.id, promised: Some(files.segment.rows), fields };
+    let (segment, deltas) = open_segment(storage, &files).await?;
     let schema = collection.schema.clone();
     blocking(move || {
         let deletes = Arc::new(Deletes::read(&deltas, None)?);
@@ -96,8 +88,25 @@ async fn set(
     .await
 }
 
+/// The files of a segment's rows and of its deletes.
+pub(super) async fn open_segment(
+    storage: &Store,
+    files: &SegmentFiles,
+) -> Result<(binlog::SegmentFiles, Vec<binlog::LogFile>)> {
+    let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
+    for file in &files.inserts {
+        fields.entry(file.field).or_default().push(open(storage, file).await?);
+    }
+    let mut deltas = Vec::new();
+    for file in &files.deletes {
+        deltas.push(open(storage, file).await?);
+    }
+    let segment = binlog::SegmentFiles { segment: files.segment.id, promised: Some(files.segment.rows), fields };
+    Ok((segment, deltas))
+}
+
 /// A file of Milvus's storage.
-async fn open(storage: &Store, file: &LogFile) -> Result<binlog::LogFile> {
+pub(super) async fn open(storage: &Store, file: &LogFile) -> Result<binlog::LogFile> {
     let path = file.from.to_string();
     let source = if let Some(local) = storage.local_path(&file.from)? {
         let opened = blocking(move || Ok(File::open(local))).await?;
