@@ -220,9 +220,9 @@ class BackupManager:
     ) -> BackupSet:
         """Backs several collections up, of several databases too, one after the other: each uses the server fully.
 
-        One that fails does not stop the others. Each backup shows its own time, native ones all the same moment. Of
-        native backups of everything (no `filter`), users, roles and grants are noted too; passwords are not, which
-        Milvus tells nobody.
+        One that fails does not stop the others. Backups from Milvus's own files, native ones and Parquet ones, all show
+        the same moment; others each their own time. Of a set of one moment that holds everything (no `filter`), users,
+        roles and grants are noted too; passwords are not, which Milvus tells nobody.
 
         Args:
             filter: `collection`, `database.collection` or `database.*`; several in one text with commas between, or as
@@ -277,13 +277,17 @@ class BackupManager:
     async def _moments(
         self, members: list[tuple[str, str]], params: BackupParams, timeout: float | None
     ) -> list[dict[str, Any] | None]:
-        """The moment that each member's native backup is to show, the same for all; `None` for other backups."""
+        """The moment that each member's backup is to show, the same for all; `None` where the server is asked for rows."""
         storage_type = params.storage_type or self.config.default_storage_type
-        if storage_type is not BackupStorageType.MILVUS_NATIVE:
+        is_native = storage_type is BackupStorageType.MILVUS_NATIVE
+        if not is_native and (self.config.milvus_storage is None or params.source == "query"):
             return [None] * len(members)
         collections = [{"database": database, "collection_name": name} for database, name in members]
         request = {
             "collections": collections,
+            "storage_type": storage_type.value,
+            "source": params.source,
+            "duplicates": params.duplicates,
             "timeout_seconds": checked_timeout(timeout, self.config.default_backup_timeout),
         }
         moments: list[dict[str, Any] | None] = (await self._engine.run("moments", request)).unwrap()

@@ -268,12 +268,14 @@ async def test_a_collection_without_rows_is_backed_up_as_such(server, native, na
     assert any("no rows" in warning for warning in made.warnings)
 
 
-async def test_the_members_of_a_set_show_one_moment(server, native, name):
+@pytest.mark.parametrize("storage_type", BackupStorageType)
+async def test_the_members_of_a_set_show_one_moment(storage_type, server, native, name):
     names = [f"{name}_a", f"{name}_b"]
     for each in names:
         create(server.client, each, plain(50))
     async with native() as manager:
-        made = await manager.create_backups([*names, "not_there"], "both")
+        params = BackupParams(storage_type=storage_type)
+        made = await manager.create_backups([*names, "not_there"], "both", params=params)
     assert [backup.success for backup in made.backups] == [True, True, False]
     first, second, missing = made.backups
     assert first.metadata.snapshot["timestamp"] == second.metadata.snapshot["timestamp"]

@@ -111,7 +111,7 @@ def wrong(a: dict[int, int], b: dict[int, int]) -> list[str]:
 async def while_writing(
     milvus: Milvus, manager: BackupManager, name: str, seconds: float, judge: Callable[[list[str]], None]
 ) -> tuple[BackupSet, list[Writer], int]:
-    """Makes set after set while two writers are at work, and one when they have ended."""
+    """Makes set after set while two writers are at work, native and Parquet in turns, and a native one at the end."""
     a, b = f"{name}_a", f"{name}_b"
     for collection, shards in ((a, 2), (b, 1)):
         fields = [key_field(), FieldSchema("gen", DataType.INT64), vector_field()]
@@ -120,10 +120,11 @@ async def while_writing(
     for writer in writers:
         writer.start()
     params = BackupParams(storage_type=BackupStorageType.MILVUS_NATIVE)
+    parquet = BackupParams(storage_type=BackupStorageType.LOCAL_FILE, source="binlogs")
     sets, until = 0, time.monotonic() + seconds
     try:
         while time.monotonic() < until:
-            made = await manager.create_backups([a, b], params=params)
+            made = await manager.create_backups([a, b], params=(params, parquet)[sets % 2])
             made.raise_for_error()
             moments = {result.metadata.snapshot["timestamp"] for result in made.backups}
             assert len(moments) == 1

@@ -32,9 +32,9 @@ use files::{Listed, SegmentFiles};
 use serde_json::{Value, json};
 use snapshot::Moment;
 
-use super::backup::{self, BackupRequest};
+use super::backup::{self, BackupRequest, RowSource};
 use super::control::{Control, Phase, deadline};
-use super::read::ALL_PARTITIONS;
+use super::read::{ALL_PARTITIONS, DuplicatePolicy};
 use super::{Session, recover};
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Identity, Segment};
@@ -298,7 +298,8 @@ async fn describe(
     Ok((manifest, warnings))
 }
 
-/// Takes one moment of several collections, for [`BackupRequest::moment`] of each; null for those that are not there.
+/// Takes one moment of several collections, for [`BackupRequest::moment`] of each; null for those that are not there, and
+/// for those whose Parquet backup is of the server's answers.
 pub(super) async fn moments(session: &Session, request: &MomentsRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
     control.enter(Phase::Flushing);
@@ -306,8 +307,15 @@ pub(super) async fn moments(session: &Session, request: &MomentsRequest, control
         let mut there = Vec::new();
         for wanted in &request.collections {
             let client = session.client_in(wanted.database.as_deref()).await?;
-            let exists = client.exists(&wanted.collection_name).await?;
-            there.push(exists.then(|| (client, wanted.collection_name.clone())));
+            let of = (wanted.database.as_deref(), &*wanted.collection_name);
+            let takes_part = client.exists(of.1).await?
+                && match request.storage_type {
+                    StorageType::MilvusNative => true,
+                    StorageType::LocalFile => {
+                        parquet::is_wanted(session, of, (request.source, request.duplicates)).await?
+                    }
+                };
+            there.push(takes_part.then(|| (client, wanted.collection_name.clone())));
         }
         let collections: Vec<_> = there.iter().flatten().cloned().collect();
         let mut taken = snapshot::take(&collections).await?.into_iter();
@@ -320,6 +328,9 @@ pub(super) async fn moments(session: &Session, request: &MomentsRequest, control
 #[derive(serde::Deserialize)]
 pub(super) struct MomentsRequest {
     collections: Vec<Member>,
+    storage_type: StorageType,
+    source: RowSource,
+    duplicates: DuplicatePolicy,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }

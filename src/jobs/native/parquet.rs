@@ -33,13 +33,17 @@ const BATCH_ROWS: usize = 8192;
 /// Sorted batches that wait to be encoded.
 const WAITING: usize = 2;
 
-/// Whether a Parquet backup is to take its rows from files.
+/// Whether a Parquet backup of a collection is to take its rows from files.
 ///
 /// # Errors
 /// [`Kind::InvalidArgument`] where it has to, and cannot.
-pub(in crate::jobs) async fn is_wanted(session: &Session, request: &BackupRequest) -> Result<bool> {
-    let collapses = request.duplicates == DuplicatePolicy::Collapse;
-    match request.source {
+pub(in crate::jobs) async fn is_wanted(
+    session: &Session,
+    (database, name): (Option<&str>, &str),
+    (source, duplicates): (RowSource, DuplicatePolicy),
+) -> Result<bool> {
+    let collapses = duplicates == DuplicatePolicy::Collapse;
+    match source {
         RowSource::Query => Ok(false),
         RowSource::Binlogs if collapses => Err(Error::new(
             Kind::InvalidArgument,
@@ -48,10 +52,10 @@ pub(in crate::jobs) async fn is_wanted(session: &Session, request: &BackupReques
         RowSource::Binlogs => session.milvus_storage().map(|_| true),
         RowSource::Auto if collapses || session.milvus_storage.is_none() => Ok(false),
         RowSource::Auto => {
-            let client = session.client_in(request.database.as_deref()).await?;
+            let client = session.client_in(database).await?;
             // What the server does not have, or cannot tell, is told where its rows are asked for.
-            let Ok(segments) = client.segments(&request.collection_name).await else { return Ok(false) };
-            let Ok(collection) = client.describe(&request.collection_name).await else { return Ok(false) };
+            let Ok(segments) = client.segments(name).await else { return Ok(false) };
+            let Ok(collection) = client.describe(name).await else { return Ok(false) };
             let is_known = segments.iter().all(|segment| segment.storage_version <= 1)
                 && collection.schema.stored_fields().all(|field| field.data_type != DataType::Geometry);
             if !is_known {
