@@ -277,7 +277,7 @@ class BackupManager:
     async def _moments(
         self, members: list[tuple[str, str]], params: BackupParams, timeout: float | None
     ) -> list[dict[str, Any] | None]:
-        """The moment that each member's backup is to show, the same for all; `None` where the server is asked for rows."""
+        """The moment that each member's backup is to show, the same for all; `None` where the server gives the rows."""
         storage_type = params.storage_type or self.config.default_storage_type
         is_native = storage_type is BackupStorageType.MILVUS_NATIVE
         if not is_native and (self.config.milvus_storage is None or params.source == "query"):

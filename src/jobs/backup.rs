@@ -1,124 +1,24 @@
 //! Making a backup: describe, lock, read, write, prove, commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::FutureExt;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::chunks::Chunks;
+use super::backup_request::BackupRequest;
 use super::control::{Control, Phase, deadline};
 use super::read::{self, DuplicatePolicy, Reader, Reading};
+use super::written::Written;
 use super::{Session, native, recover, verify};
 use crate::checksum::ChecksumAlgorithm;
-use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::Client;
-use crate::parquet::WriteOptions;
-use crate::repository::manifest::{self, Manifest, PartitionDigest, Resumed, SnapshotKind};
-use crate::repository::names::{RelativePath, index_file, now};
-use crate::repository::tables::{CHUNKS_FILE, ChunkTable, SCHEMA_FILE};
+use crate::repository::manifest::{self, Manifest, Resumed, SnapshotKind};
+use crate::repository::names::now;
+use crate::repository::tables::ChunkTable;
 use crate::repository::{Adopted, Attempt, BeginRequest, Repository};
 use crate::schema::{Collection, Index};
-
-/// What to back up, and how.
-#[derive(Debug, Clone, Deserialize)]
-#[allow(clippy::struct_excessive_bools)] // the seam's names
-pub struct BackupRequest {
-    pub(super) collection_name: String,
-    /// Unset: the connection's.
-    #[serde(default)]
-    pub(super) database: Option<String>,
-    #[serde(default)]
-    pub(super) backup_name: Option<String>,
-    #[serde(default)]
-    pub(super) backup_type: manifest::BackupType,
-    #[serde(default)]
-    pub(super) partition_names: Vec<String>,
-    #[serde(default = "yes")]
-    pub(super) compression_enabled: bool,
-    #[serde(default = "level")]
-    pub(super) compression_level: u8,
-    #[serde(default = "chunk_size")]
-    pub(super) chunk_size_mb: u64,
-    #[serde(default = "yes")]
-    pub(super) include_indexes: bool,
-    #[serde(default)]
-    pub(super) tags: Vec<String>,
-    #[serde(default)]
-    pub(super) duplicates: DuplicatePolicy,
-    #[serde(default)]
-    pub(super) source: RowSource,
-    #[serde(default)]
-    pub(super) prove_stable: bool,
-    #[serde(default = "yes")]
-    pub(super) resume: bool,
-    #[serde(default)]
-    pub(super) checksum_algorithm: ChecksumAlgorithm,
-    #[serde(default = "concurrency")]
-    pub(super) max_concurrent_chunks: usize,
-    #[serde(default = "yes")]
-    pub(super) verify_after: bool,
-    #[serde(default)]
-    pub(super) bandwidth_limit_mib: Option<f64>,
-    #[serde(default)]
-    pub(super) storage_type: manifest::StorageType,
-    /// The moment that it has to show, for a native one of a set.
-    #[serde(default)]
-    pub(super) moment: Option<native::snapshot::Moment>,
-    #[serde(default)]
-    pub(super) timeout_seconds: Option<f64>,
-}
-
-impl BackupRequest {
-    /// The data files to be written.
-    pub(super) fn chunks<'a>(
-        &self,
-        collection: &'a Collection,
-        partitions: &[String],
-        attempt: &'a Attempt,
-        control: &'a Control,
-    ) -> Chunks<'a> {
-        let compression = self.compression_enabled.then_some(self.compression_level);
-        let options = WriteOptions { compression, ..WriteOptions::default() };
-        Chunks::new(collection, partitions, attempt, control, options, self.chunk_size_mb << 20)
-    }
-
-    /// Refuses what no data file can be written with.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.chunk_size_mb > 0 && (1..=9).contains(&self.compression_level) {
-            return Ok(());
-        }
-        Err(Error::new(Kind::InvalidArgument, "chunk_size_mb has to be above 0 and compression_level 1 to 9"))
-    }
-}
-
-fn yes() -> bool {
-    true
-}
-fn level() -> u8 {
-    6
-}
-fn chunk_size() -> u64 {
-    256
-}
-fn concurrency() -> usize {
-    4
-}
-
-/// Where the rows of a Parquet backup come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowSource {
-    /// Milvus's own files where they are at hand and can be read, else the server's answers.
-    #[default]
-    Auto,
-    /// The server's answers.
-    Query,
-    /// Milvus's own files.
-    Binlogs,
-}
 
 /// What is known before anything is written.
 struct Plan {
@@ -263,7 +163,7 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
     let client = session.client_in(request.database.as_deref()).await?;
     recover::interrupted_restores(session, &client, None).await?;
     let collection = client.describe(&request.collection_name).await?;
-    let wanted = wanted_partitions(&collection, request)?;
+    let wanted = request.wanted_partitions(&collection)?;
     let indexes = client.indexes(&collection.name).await?;
     let loaded_by_us = !client.is_loaded(&collection.name).await?;
     if loaded_by_us {
@@ -307,35 +207,6 @@ fn fingerprint(
 /// Whether an error is of the sort that passes: then finished chunks are kept for the next try.
 fn may_go_on(error: &Error) -> bool {
     error.is_temporary() && matches!(error.kind(), Kind::Server | Kind::Storage | Kind::Backup)
-}
-
-pub(super) fn wanted_partitions(collection: &Collection, request: &BackupRequest) -> Result<Vec<String>> {
-    let by_name = request.backup_type == manifest::BackupType::Partition;
-    if by_name && request.partition_names.is_empty() {
-        return Err(Error::new(Kind::InvalidArgument, "a backup of type PARTITION needs partition_names"));
-    }
-    if !request.partition_names.is_empty() && collection.has_partition_key() {
-        return Err(Error::new(
-            Kind::InvalidArgument,
-            format!(
-                "the rows of '{}' are spread over partitions by a partition key, and Milvus reads no single one of them: back up the whole collection",
-                collection.name
-            ),
-        ));
-    }
-    if let Some(missing) = request.partition_names.iter().find(|name| !collection.partitions.contains(name)) {
-        return Err(Error::new(
-            Kind::PartitionNotFound,
-            format!(
-                "collection '{}' has no partition '{missing}'; it has: {}",
-                collection.name,
-                collection.partitions.join(", ")
-            ),
-        )
-        .with("partition_name", missing.as_str())
-        .with("available_partitions", collection.partitions.clone()));
-    }
-    Ok(request.partition_names.clone())
 }
 
 /// Refuses early where what the rows take would not fit. Compression is not counted on.
@@ -462,48 +333,6 @@ async fn write(
     Ok((manifest, warnings))
 }
 
-/// Data files that are finished, wherever their rows came from.
-pub(super) struct Written<'a> {
-    pub collection: &'a Collection,
-    pub indexes: &'a [Index],
-    pub partitions: &'a [String],
-    /// The version of the server.
-    pub server: &'a str,
-    /// What each partition's rows amount to.
-    pub sets: BTreeMap<String, SetDigest>,
-    pub chunks: ChunkTable,
-}
-
-impl Written<'_> {
-    /// Writes the files that describe them; the manifest, which does not say yet what moment they are of.
-    pub(super) async fn describe(self, request: &BackupRequest, attempt: &Attempt) -> Result<Manifest> {
-        let Self { collection, indexes, partitions, server, sets, chunks } = self;
-        let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
-        attempt.put(&RelativePath::new(SCHEMA_FILE)?, pretty(&schema)?).await?;
-        if request.include_indexes {
-            put_indexes(attempt, indexes).await?;
-        }
-        attempt.put(&RelativePath::new(CHUNKS_FILE)?, chunks.to_bytes()?.into()).await?;
-        let mut manifest =
-            Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
-        let names = if collection.has_partition_key() { &collection.partitions } else { partitions };
-        manifest.partition_names = names.to_vec();
-        manifest.backup_type = request.backup_type;
-        manifest.row_count = sets.values().map(|set| set.rows).sum();
-        manifest.segment_count = chunks.chunks.len() as u64;
-        manifest.size_bytes = chunks.chunks.iter().map(|chunk| chunk.bytes).sum();
-        manifest.compression_enabled = request.compression_enabled;
-        manifest.compression_level = request.compression_level.into();
-        manifest.include_indexes = request.include_indexes;
-        server.clone_into(&mut manifest.milvus_version);
-        manifest.tags.clone_from(&request.tags);
-        manifest.schema_snapshot = schema;
-        let digest = |set: SetDigest| PartitionDigest { rows: set.rows, digest: Some(set.to_string()) };
-        manifest.digest.partitions = sets.into_iter().map(|(name, set)| (name, digest(set))).collect();
-        Ok(manifest)
-    }
-}
-
 async fn snapshot_kind(
     plan: &Plan,
     request: &BackupRequest,
@@ -549,26 +378,4 @@ fn resumed(adopted: &Adopted, table: &ChunkTable) -> Option<Resumed> {
         chunks: kept.len() as u64,
         rows: kept.iter().map(|note| note.chunk.rows).sum(),
     })
-}
-
-/// Writes the definitions of indexes, a file for each field.
-pub(super) async fn put_indexes(attempt: &Attempt, indexes: &[Index]) -> Result<()> {
-    for (field, indexes) in by_field(indexes) {
-        attempt.put(&index_file(&field)?, pretty(&json!(indexes))?).await?;
-    }
-    Ok(())
-}
-
-fn by_field(indexes: &[Index]) -> BTreeMap<String, Vec<&Index>> {
-    let mut fields: BTreeMap<String, Vec<&Index>> = BTreeMap::new();
-    for index in indexes {
-        fields.entry(index.field.clone()).or_default().push(index);
-    }
-    fields
-}
-
-pub(super) fn pretty(value: &Value) -> Result<bytes::Bytes> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|error| internal(error.to_string()))?;
-    text.push(b'\n');
-    Ok(text.into())
 }

@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 
 mod agree;
 pub mod backup;
+mod backup_request;
 pub mod bandwidth;
 pub mod check;
 mod chunks;
@@ -43,6 +44,7 @@ mod staging_progress;
 mod swap;
 pub mod verify;
 mod worker;
+mod written;
 
 pub use control::Control;
 

@@ -16,7 +16,7 @@ use crate::binlog::metadata::{BackupInfo, CollectionInfo, Log, SegmentInfo};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::control::{Control, Phase, deadline};
-use crate::jobs::verify;
+use crate::jobs::{verify, written};
 use crate::milvus::{Segment, SegmentState};
 use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
 use crate::repository::names::RelativePath;
@@ -284,8 +284,8 @@ impl Taken<'_> {
             attempt.put(&RelativePath::new(path)?, bytes.into()).await?;
         }
         let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
-        attempt.put(&RelativePath::new(SCHEMA_FILE)?, backup::pretty(&schema)?).await?;
-        backup::put_indexes(attempt, &self.indexes).await?;
+        attempt.put(&RelativePath::new(SCHEMA_FILE)?, written::pretty(&schema)?).await?;
+        written::put_indexes(attempt, &self.indexes).await?;
         let mut manifest =
             Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
         manifest.storage_type = StorageType::MilvusNative;

@@ -32,10 +32,11 @@ use files::{Listed, SegmentFiles};
 use serde_json::{Value, json};
 use snapshot::Moment;
 
-use super::backup::{self, BackupRequest, RowSource};
+use super::backup;
+use super::backup_request::{BackupRequest, RowSource};
 use super::control::{Control, Phase, deadline};
 use super::read::{ALL_PARTITIONS, DuplicatePolicy};
-use super::{Session, recover};
+use super::{Session, recover, written};
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Identity, Segment};
 use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
@@ -121,7 +122,7 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     client.segments(&request.collection_name).await?; // a server without them, or without the collection, is told first
     recover::interrupted_restores(session, &client, None).await?;
     let collection = client.describe(&request.collection_name).await?;
-    let wanted = backup::wanted_partitions(&collection, request)?;
+    let wanted = request.wanted_partitions(&collection)?;
     let partitions = if wanted.is_empty() { collection.partitions.clone() } else { wanted };
     let indexes = client.indexes(&collection.name).await?;
     let identity = client.identity(&collection.name).await?;
@@ -269,9 +270,9 @@ async fn describe(
         attempt.put(&RelativePath::new(path)?, bytes.into()).await?;
     }
     let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
-    attempt.put(&RelativePath::new(SCHEMA_FILE)?, backup::pretty(&schema)?).await?;
+    attempt.put(&RelativePath::new(SCHEMA_FILE)?, written::pretty(&schema)?).await?;
     if request.include_indexes {
-        backup::put_indexes(attempt, &plan.indexes).await?;
+        written::put_indexes(attempt, &plan.indexes).await?;
     }
     let mut manifest =
         Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
