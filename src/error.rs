@@ -27,6 +27,8 @@ pub enum Kind {
     Storage,
     /// The repository was opened to be read only.
     ReadOnly,
+    /// It is another tool's backup, and is not changed.
+    Foreign,
     /// A backup of that name exists.
     AlreadyExists,
     /// A restore's target or outcome is not as it has to be.

@@ -23,6 +23,7 @@ from .config import BackupRecoveryConfig, MilvusStorage
 from .connection import CollectionManager, ConnectionManager
 from .enums import (
     AutoIdPolicy,
+    BackupOwner,
     BackupState,
     BackupStorageType,
     BackupType,
@@ -43,6 +44,7 @@ from .errors import (
     BackupTimeoutError,
     CollectionNotFoundError,
     DatabaseLockedError,
+    ForeignBackupError,
     InsufficientStorageError,
     InvalidArgumentError,
     OperationTimeoutError,
@@ -84,6 +86,7 @@ __all__ = [
     "BackupManager",
     "BackupMetadata",
     "BackupNotFoundError",
+    "BackupOwner",
     "BackupParams",
     "BackupProgress",
     "BackupReader",
@@ -109,6 +112,7 @@ __all__ = [
     "DamagedBackup",
     "DatabaseLockedError",
     "ExportResult",
+    "ForeignBackupError",
     "InsufficientStorageError",
     "InvalidArgumentError",
     "MilvusStorage",

@@ -58,7 +58,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 CollectionOption = Annotated[
     str | None, typer.Option("--collection", help="The backup's collection, where its name alone is not unique.")
 ]
-BackupArgument = Annotated[str, typer.Argument(metavar="BACKUP", help="A backup's id or name.", show_default=False)]
+BackupArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BACKUP",
+        help="A backup's id or name; of one by milvus-backup, also its path or URL.",
+        show_default=False,
+    ),
+]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", help="Seconds it may take.", metavar="SECONDS")]
 
 

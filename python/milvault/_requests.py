@@ -119,7 +119,7 @@ def _check_native(collection_name: str, config: BackupRecoveryConfig) -> None:
 
 
 def restore_request(
-    backup: str,
+    backup: str | os.PathLike[str],
     collection_name: str | None,
     params: RestoreParams,
     config: BackupRecoveryConfig,
@@ -160,7 +160,7 @@ def restore_request(
 
 
 def verify_request(
-    backup: str,
+    backup: str | os.PathLike[str],
     collection_name: str | None,
     params: VerificationParams,
     config: BackupRecoveryConfig,
@@ -230,7 +230,7 @@ _RULES = {
 
 
 def open_request(
-    backup: str,
+    backup: str | os.PathLike[str],
     collection_name: str | None,
     *,
     columns: Sequence[str] | None,
@@ -293,8 +293,8 @@ def export_request(
     return {**rows, "path": text, "format": chosen, "overwrite": overwrite, "export_timeout_seconds": limit}
 
 
-def backup_named(backup: str, collection_name: str | None) -> dict[str, Any]:
-    """A request that names one backup, by id or name, and maybe its collection.
+def backup_named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[str, Any]:
+    """A request that names one backup, by id, name or path, and maybe its collection.
 
     Raises:
         InvalidArgumentError: One of them is not a name.
@@ -375,8 +375,11 @@ def checked_timeout(timeout: float | None, default: float) -> float:
     return float(timeout)
 
 
-def _named(backup: str, collection_name: str | None) -> dict[str, Any]:
+def _named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[str, Any]:
     name = None if collection_name is None else checked_name("collection_name", collection_name)
+    if isinstance(backup, os.PathLike):  # a path, also where it has no slash, which is what tells one from a name
+        text = os.fspath(backup)
+        backup = text if "/" in text or not text else f"./{text}"
     return {"backup": checked_name("backup_id", backup), "collection_name": name}
 
 

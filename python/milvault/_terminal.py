@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .display import human_bytes, human_duration, human_value
+from .enums import BackupOwner
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -95,7 +96,7 @@ def _show_table(backups: BackupList) -> None:
             human_bytes(backup.compressed_size_bytes or backup.size_bytes),
             human_value(backup.is_verified),
             str(backup.state),
-            str(backup.backup_type),
+            str(backup.backup_type if backup.owner is BackupOwner.MILVAULT else backup.owner),
             human_value(backup.created_at),
             _plain(backup.backup_name),
         )
@@ -114,6 +115,7 @@ def show_backup(backup: BackupMetadata) -> None:
             ("partitions", backup.partition_names),
             ("created", backup.created_at),
             ("type", backup.backup_type),
+            ("kept by", backup.owner),
             ("state", backup.state),
             ("rows", backup.row_count),
             ("size of rows", human_bytes(backup.size_bytes)),

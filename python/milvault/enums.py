@@ -42,6 +42,17 @@ class BackupStorageType(_Word):
     MILVUS_NATIVE = "MILVUS_NATIVE"
 
 
+class BackupOwner(_Word):
+    """Whose a backup's folder is.
+
+    `MILVAULT`: made and kept by Milvault. `MILVUS_BACKUP`: milvus-backup made it, and it is read where it lies: it has
+    no checksums, and is never changed, deleted, or counted by retention.
+    """
+
+    MILVAULT = "MILVAULT"
+    MILVUS_BACKUP = "MILVUS_BACKUP"
+
+
 class VerificationType(_Word):
     """How a backup is proven: every file's checksum, a trial restore, or a sample of the rows."""
 

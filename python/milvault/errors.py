@@ -278,6 +278,32 @@ class ReadOnlyRepositoryError(BackupStorageError):
     kind = "read_only"
 
 
+class ForeignBackupError(BackupRecoveryError):
+    """The backup is milvus-backup's own, which is read where it lies and never changed. Nothing was touched.
+
+    Attributes:
+        backup_name: Its name, which is its folder's.
+        storage_path: Where it is.
+    """
+
+    kind = "foreign"
+    _own_attributes = ("backup_name", "storage_path")
+
+    def __init__(
+        self,
+        message: str = "",
+        collection_name: str | None = None,
+        backup_id: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        *,
+        backup_name: str | None = None,
+        storage_path: str | None = None,
+    ) -> None:
+        super().__init__(message, collection_name, backup_id, context)
+        self.backup_name = backup_name
+        self.storage_path = storage_path
+
+
 class BackupAlreadyExistsError(BackupRecoveryError):
     """A backup of that name exists.
 
@@ -472,6 +498,7 @@ _BY_KIND: dict[str, type[BackupRecoveryError]] = {
         BackupCorruptedError,
         BackupStorageError,
         ReadOnlyRepositoryError,
+        ForeignBackupError,
         BackupAlreadyExistsError,
         RestoreValidationError,
         InsufficientStorageError,

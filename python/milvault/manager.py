@@ -28,7 +28,7 @@ from ._requests import (
 )
 from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
-from .enums import BackupState, BackupStorageType, VerificationType
+from .enums import BackupOwner, BackupState, BackupStorageType, VerificationType
 from .errors import BackupCorruptedError, BackupRecoveryError, BackupStorageError, InvalidArgumentError
 from .params import BackupParams, RestoreParams, VerificationParams
 from .progress import BackupProgress, ProgressStream, reporting
@@ -388,6 +388,9 @@ class BackupManager:
     ) -> BackupList:
         """The backups in the repository, newest first. Needs no server.
 
+        Backups that milvus-backup made, in folders of the repository's root, are among them, one for each collection,
+        with `owner` `MILVUS_BACKUP`.
+
         Args:
             collection_name: Only those of this collection.
             database: Only those of collections in this database. Unset: the connection's; without a server, all.
@@ -431,11 +434,11 @@ class BackupManager:
         ]
         return BackupList(backups[offset : None if limit is None else offset + limit], found.damaged)
 
-    async def get_backup(self, backup_id: str, collection_name: str | None = None) -> BackupMetadata:
+    async def get_backup(self, backup_id: str | os.PathLike[str], collection_name: str | None = None) -> BackupMetadata:
         """One backup's manifest. Needs no server.
 
         Args:
-            backup_id: Its id or its name.
+            backup_id: Its id or its name; of a backup that milvus-backup made, also its path or URL.
             collection_name: Its collection, where the name alone is not unique.
 
         Raises:
@@ -447,7 +450,7 @@ class BackupManager:
 
     async def verify_backup(
         self,
-        backup_id: str,
+        backup_id: str | os.PathLike[str],
         collection_name: str | None = None,
         params: VerificationParams | None = None,
         *,
@@ -456,8 +459,11 @@ class BackupManager:
     ) -> VerificationResult:
         """Proves that a backup is whole, or says what is not. Needs no server, but for `DEEP`, a trial restore.
 
+        One that milvus-backup made has no checksums: `CHECKSUM` looks for every file that its metadata names, decodes
+        all of its rows, and holds them against what the metadata tells.
+
         Args:
-            backup_id: Its id or its name.
+            backup_id: Its id or its name; of a backup that milvus-backup made, also its path or URL.
             collection_name: Its collection, where the name alone is not unique.
             params: How; a field left unset takes the config's value.
             progress: As for `create_backup`.
@@ -480,7 +486,7 @@ class BackupManager:
 
     async def open_backup(
         self,
-        backup_id: str,
+        backup_id: str | os.PathLike[str],
         collection_name: str | None = None,
         *,
         columns: Sequence[str] | None = None,
@@ -491,7 +497,7 @@ class BackupManager:
         """Opens a backup's rows for reading. Needs no server.
 
         Args:
-            backup_id: Its id or its name.
+            backup_id: Its id or its name; of a backup that milvus-backup made, also its path or URL.
             collection_name: Its collection, where the name alone is not unique.
             columns: Names of the columns to read, in this order; `$meta` holds the dynamic field. Unset: all.
             where: Only rows that this filter matches, in Milvus's style: `price < 10 and title like "The %"`.
@@ -524,7 +530,7 @@ class BackupManager:
 
     async def export_backup(
         self,
-        backup_id: str,
+        backup_id: str | os.PathLike[str],
         path: str | os.PathLike[str],
         collection_name: str | None = None,
         *,
@@ -542,7 +548,7 @@ class BackupManager:
         The file gets its name once it is whole: an export that fails or is canceled leaves nothing.
 
         Args:
-            backup_id: Its id or its name.
+            backup_id: Its id or its name; of a backup that milvus-backup made, also its path or URL.
             path: The file to make.
             collection_name: Its collection, where the name alone is not unique.
             format: `parquet`, `arrow` (IPC file), `csv` or `jsonl`. Unset: by the path's suffix.
@@ -579,7 +585,7 @@ class BackupManager:
 
     async def restore_backup(
         self,
-        backup_id: str,
+        backup_id: str | os.PathLike[str],
         collection_name: str | None = None,
         params: RestoreParams | None = None,
         *,
@@ -588,10 +594,11 @@ class BackupManager:
     ) -> RestoreResult:
         """Makes a collection of a backup, or puts its rows into one.
 
-        A collection that is to be replaced stays until the new one is proven.
+        A collection that is to be replaced stays until the new one is proven. A backup that milvus-backup made is first
+        decoded from end to end, whatever `verify_before_restore` says: it has no checksums.
 
         Args:
-            backup_id: The backup's id or name.
+            backup_id: The backup's id or name; of one that milvus-backup made, also its path or URL.
             collection_name: The collection it was made of, where the name alone is not unique.
             params: How; a field left unset takes the config's value.
             progress: As for `create_backup`.
@@ -622,7 +629,7 @@ class BackupManager:
             raise outcome.error
         return RestoreResult(
             success=False,
-            backup_id=outcome.error.backup_id or backup_id,
+            backup_id=outcome.error.backup_id or os.fspath(backup_id),
             source_collection_name=collection_name,
             target_collection_name=params.target_collection_name or collection_name,
             execution_time_ms=milliseconds,
@@ -657,6 +664,7 @@ class BackupManager:
 
         Raises:
             BackupNotFoundError: There is no such backup.
+            ForeignBackupError: It is milvus-backup's own: take it in with `adopt_backup`.
             BackupCorruptedError: A file is not what its checksum says: the copy is not made.
             BackupAlreadyExistsError: The other repository has another backup of that name.
             BackupInProgressError: Someone else is at work on the collection there.
@@ -722,7 +730,7 @@ class BackupManager:
             outcome = await self._engine.run("adopt", request, needs_server=False, sink=sink)
         return [BackupMetadata.model_validate(taken["metadata"]) for taken in outcome.unwrap()]
 
-    async def delete_backup(self, backup_id: str, collection_name: str | None = None) -> bool:
+    async def delete_backup(self, backup_id: str | os.PathLike[str], collection_name: str | None = None) -> bool:
         """Deletes one backup for good. Needs no server.
 
         Args:
@@ -735,6 +743,7 @@ class BackupManager:
         Raises:
             BackupNotFoundError: There is none.
             BackupInProgressError: Someone is reading it.
+            ForeignBackupError: It is milvus-backup's own, which is never deleted from here.
         """
         request = backup_named(backup_id, collection_name)
         return bool((await self._engine.run("delete", request, needs_server=False)).unwrap())
@@ -809,6 +818,8 @@ class BackupManager:
     ) -> BackupList:
         """The backups whose last DEEP verification is too old, or that never had one. Needs no server.
 
+        Those of milvus-backup, beside which nothing is noted, are not among them.
+
         Args:
             collection_name: Only those of this collection.
             database: As for `list_backups`.
@@ -823,7 +834,8 @@ class BackupManager:
             raise InvalidArgumentError(f"interval_days has to be 0 or more, not {days}")
         backups = await self.list_backups(collection_name, database=database)
         now, longest = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=days)
-        return BackupList((backup for backup in backups if _is_due(backup, now, longest)), backups.damaged)
+        due = (backup for backup in backups if _is_due(backup, now, longest))
+        return BackupList((backup for backup in due if backup.owner is BackupOwner.MILVAULT), backups.damaged)
 
     async def close(self) -> None:
         """Ends all work and connections. A Milvus Lite goes on for pymilvus, until the process ends."""

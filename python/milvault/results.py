@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, Valida
 
 from ._model import BYTES_PER_MB, Result, UtcDatetime
 from .display import html_grid
-from .enums import BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
+from .enums import BackupOwner, BackupState, BackupStorageType, BackupType, ChecksumAlgorithm, VerificationType
 from .errors import BackupCorruptedError, BackupError, BackupRecoveryError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class BackupMetadata(Result):
         created_at: When it was made, UTC.
         storage_type: How it is stored.
         storage_path: Where it is: a folder or a URL.
+        owner: Whose its folder is: `MILVAULT`, or `MILVUS_BACKUP` for one that milvus-backup made and keeps. Of such a
+            one `row_count` is what its metadata tells, deleted rows among them, and `checksum` is empty.
         size_bytes: Bytes of its rows in memory (Arrow).
         compressed_size_bytes: Bytes of its files.
         checksum: One checksum that stands for the whole backup.
@@ -85,6 +87,7 @@ class BackupMetadata(Result):
     created_at: UtcDatetime
     storage_type: BackupStorageType = BackupStorageType.LOCAL_FILE
     storage_path: str = ""
+    owner: BackupOwner = BackupOwner.MILVAULT
     size_bytes: int = 0
     compressed_size_bytes: int | None = None
     checksum: str | None = None
@@ -530,8 +533,8 @@ class DamagedBackup(Result):
     """A backup whose manifest cannot be read.
 
     Attributes:
-        backup_id: Its id, by its folder's name.
-        collection_name: Its collection, by its folder's name.
+        backup_id: Its id, by its folder's name; of one that milvus-backup made, that name.
+        collection_name: Its collection, by its folder's name; empty where nothing tells it.
         database: The collection's database, likewise.
         storage_path: Where it is: a folder or a URL.
         reason: What is wrong with the manifest.

@@ -8,6 +8,7 @@
 //! | [`deletes`] | which keys were deleted when |
 //! | [`segment`] | a segment's rows that live at a time |
 //! | [`metadata`] | `meta/*.json` of a backup ([`description`]: a collection in it ⇄ our model) |
+//! | [`layout`] | where a segment's files lie in a backup's folder |
 //!
 //! Checked on files that Milvus 2.3.5 and milvus-backup v0.5.16 wrote; what is read from public descriptions alone is
 //! marked. Storage version 2, which keeps several fields in one file, is refused. Whatever the bytes are, the answer is rows or an
@@ -17,6 +18,7 @@ mod column;
 pub mod deletes;
 pub mod description;
 pub mod event;
+pub mod layout;
 pub mod metadata;
 mod payload;
 pub mod segment;

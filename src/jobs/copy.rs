@@ -35,6 +35,7 @@ fn yes() -> bool {
 pub async fn copy(session: &Session, request: CopyRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
     let backup = control.guard(limit, session.find(&request.backup, request.collection_name.as_deref())).await?;
+    backup.require_ours("it has no checksums to copy by. Take it in with adopt_backup")?;
     let target = Repository::open(&request.to.root, &request.to.options)?;
     let reading = session.repository()?.mark_reading(&backup).await?;
     control.begin();

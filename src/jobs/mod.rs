@@ -23,6 +23,7 @@ pub mod copy;
 mod deep;
 pub mod export;
 pub mod files;
+mod foreign;
 mod importing;
 mod into;
 mod journals;
@@ -52,7 +53,7 @@ use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Retry, ServerConfig};
 use crate::repository::manifest::Manifest;
 use crate::repository::retention::Health;
-use crate::repository::{Backup, Listed, Repository, Store, verdict};
+use crate::repository::{Backup, Listed, Owner, Repository, Store, verdict};
 
 /// How long a collection may take to load.
 const LOAD_LIMIT: Duration = Duration::from_secs(1800);
@@ -109,6 +110,8 @@ pub struct Session {
     server: Option<ServerConfig>,
     repository: Option<Repository>,
     journals: Option<Repository>,
+    /// Options of the repository's store, and of whatever is named by a URL.
+    storage_options: BTreeMap<String, String>,
     milvus_storage: Option<StorageConfig>,
     retry: Retry,
     client: OnceCell<Client>,
@@ -122,16 +125,18 @@ impl Session {
     pub fn new(config: SessionConfig) -> Result<Self> {
         let delay = Duration::try_from_secs_f64(config.retry_delay_seconds)
             .map_err(|_| Error::new(Kind::InvalidArgument, "retry_delay_seconds has to be 0 or more"))?;
-        let (mut repository, mut journals) = (None, None);
+        let (mut repository, mut journals, mut storage_options) = (None, None, BTreeMap::new());
         if let Some(config) = config.repository {
             let opened = Repository::open(&config.root, &config.options)?;
             repository = Some(if config.read_only { opened.read_only() } else { opened });
             journals = config.journal_root.map(|root| Repository::open(&root, &config.options)).transpose()?;
+            storage_options = config.options;
         }
         Ok(Self {
             server: config.server,
             repository,
             journals,
+            storage_options,
             milvus_storage: config.milvus_storage,
             retry: Retry { max_retries: config.max_retries, delay },
             client: OnceCell::new(),
@@ -192,14 +197,33 @@ impl Session {
         }
     }
 
-    /// A backup of the connection's database, or else of any: a restore may come from another one.
+    /// A backup of the connection's database, or else of any: a restore may come from another one. One that milvus-backup
+    /// made is found in the repository by its folder's name or its id, and elsewhere by its path.
     async fn find(&self, reference: &str, collection: Option<&str>) -> Result<Backup> {
-        let repository = self.repository()?;
-        match repository.find(reference, collection, self.database()).await {
-            Err(error) if error.kind() == Kind::BackupNotFound => repository.find(reference, collection, None).await,
-            outcome => outcome,
+        if foreign::is_path(reference) {
+            return foreign::at(self, reference, collection).await;
         }
+        let repository = self.repository()?;
+        let mut found = repository.find(reference, collection, self.database()).await;
+        if is_missing(&found) {
+            found = repository.find(reference, collection, None).await;
+        }
+        if is_missing(&found)
+            && let Some(foreign) = foreign::within(repository, reference, collection, self.database()).await?
+        {
+            return Ok(foreign);
+        }
+        found
     }
+
+    /// As [`Session::find`], to be read at an earlier moment where one is given.
+    async fn find_at(&self, reference: &str, collection: Option<&str>, at: Option<u64>) -> Result<Backup> {
+        foreign::settled(self.find(reference, collection).await?, at.is_some()).await
+    }
+}
+
+fn is_missing<T>(found: &Result<T>) -> bool {
+    found.as_ref().is_err_and(|error| error.kind() == Kind::BackupNotFound)
 }
 
 /// A manifest as Python's `BackupMetadata` reads it: for it, a completed one that `is_verified` is VERIFIED. The
@@ -212,6 +236,7 @@ struct Shown<'a> {
     last_verified_at: Option<DateTime<Utc>>,
     verifications: Map<String, Value>,
     storage_path: &'a str,
+    owner: Owner,
 }
 
 impl<'a> Shown<'a> {
@@ -223,7 +248,12 @@ impl<'a> Shown<'a> {
             last_verified_at: verification.filter(|_| is_verified).and_then(verdict::verified_at),
             verifications: verification.map(verdict::by_type).unwrap_or_default(),
             storage_path,
+            owner: Owner::Milvault,
         }
+    }
+
+    fn of(backup: &'a Backup, verification: Option<&Value>) -> Self {
+        Self { owner: backup.owner(), ..Self::new(backup.manifest(), verification, backup.storage_path()) }
     }
 }
 
@@ -325,13 +355,24 @@ struct Filter {
 async fn list(session: &Session, filter: Filter) -> Result<String> {
     let database = filter.database.as_deref().or(session.database());
     // As text at once, by whoever read the manifest: ten thousand trees of values take a while to build, and memory.
-    let shown = |found: Listed| {
-        let text =
-            serde_json::to_string(&Shown::new(&found.manifest, found.verification.as_ref(), &found.storage_path));
+    let text = |shown: &Shown| {
+        let text = serde_json::to_string(shown);
         text.map_err(|error| internal(format!("a manifest cannot be written as JSON: {error}")))
     };
-    let listing = session.repository()?.list_as(database, filter.collection_name.as_deref(), shown).await?;
-    let backups = listing.backups.into_iter().collect::<Result<Vec<_>>>()?.join(",");
+    let shown = move |found: Listed| {
+        let shown = Shown::new(&found.manifest, found.verification.as_ref(), &found.storage_path);
+        text(&shown).map(|text| (found.manifest.created_at, text))
+    };
+    let (repository, collection) = (session.repository()?, filter.collection_name.as_deref());
+    let listing = repository.list_as(database, collection, shown).await?;
+    let mut backups = listing.backups.into_iter().collect::<Result<Vec<_>>>()?;
+    let of_foreign = |backup: &Backup| text(&Shown::of(backup, None));
+    let foreign = foreign::list(repository, listing.foreign, collection, database, of_foreign).await?;
+    if !foreign.backups.is_empty() {
+        backups.extend(foreign.backups);
+        backups.sort_by_key(|(made, _)| std::cmp::Reverse(*made));
+    }
+    let backups = backups.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(",");
     let damaged = listing.damaged.iter().map(|damaged| {
         json!({
             "backup_id": damaged.backup_id,
@@ -341,7 +382,7 @@ async fn list(session: &Session, filter: Filter) -> Result<String> {
             "reason": damaged.error.message(),
         })
     });
-    let damaged: Value = damaged.collect();
+    let damaged: Value = damaged.chain(foreign.damaged).collect();
     worker::give_back_memory();
     Ok(format!(r#"{{"backups":[{backups}],"damaged":{damaged}}}"#))
 }
@@ -349,15 +390,26 @@ async fn list(session: &Session, filter: Filter) -> Result<String> {
 async fn get(session: &Session, which: Which) -> Result<Value> {
     let backup = session.find(&which.backup, which.collection_name.as_deref()).await?;
     let verification = backup.verification().await;
-    Ok(metadata(backup.manifest(), verification.as_ref(), backup.storage_path()))
+    Ok(json!(Shown::of(&backup, verification.as_ref())))
 }
 
 async fn delete(session: &Session, which: Which) -> Result<Value> {
+    if foreign::is_path(&which.backup) {
+        let found = foreign::at(session, &which.backup, which.collection_name.as_deref()).await?;
+        found.require_ours(foreign::NOT_DELETED)?;
+    }
     session.repository()?.store().require_writable(&format!("deleting backup {}", which.backup))?;
     if let Some(collection) = &which.collection_name {
         session.sweep(session.database().unwrap_or("default"), collection).await;
     }
-    session.repository()?.delete(&which.backup, which.collection_name.as_deref(), session.database()).await?;
+    let (repository, collection) = (session.repository()?, which.collection_name.as_deref());
+    let deleted = repository.delete(&which.backup, collection, session.database()).await;
+    if is_missing(&deleted)
+        && let Some(found) = foreign::within(repository, &which.backup, collection, session.database()).await?
+    {
+        found.require_ours(foreign::NOT_DELETED)?;
+    }
+    deleted?;
     Ok(Value::Bool(true))
 }
 

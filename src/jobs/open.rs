@@ -96,7 +96,7 @@ pub async fn open(session: &Session, request: &OpenRequest, control: &Control) -
 }
 
 async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBackup> {
-    let backup = session.find(&request.backup, request.collection_name.as_deref()).await?;
+    let backup = session.find_at(&request.backup, request.collection_name.as_deref(), request.at).await?;
     let lease = session.repository()?.mark_reading(&backup).await?;
     let marker = Arc::new(Marker { lease: Mutex::new(lease), runtime: Handle::current() });
     let about = |error: Error| {
@@ -120,7 +120,7 @@ async fn open_marked(session: &Session, request: &OpenRequest) -> Result<OpenBac
     };
     let verification = backup.verification().await;
     let mut description = json!({
-        "metadata": super::metadata(backup.manifest(), verification.as_ref(), backup.storage_path()),
+        "metadata": super::Shown::of(&backup, verification.as_ref()),
         "columns": rows.columns,
         "row_count": rows.count,
     });

@@ -37,6 +37,11 @@ pub(super) struct Sample {
     pub(super) seed: u64,
 }
 
+impl Sample {
+    /// All there is.
+    pub(super) const ALL: Self = Self { percent: 100.0, seed: 0 };
+}
+
 /// Verifies a sample of a backup.
 pub(super) async fn verify(
     backup: &Backup,

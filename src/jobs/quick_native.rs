@@ -33,7 +33,10 @@ pub(super) async fn look(
     fail_fast: bool,
     control: &Control,
 ) -> Result<(BTreeMap<String, Value>, Vec<Contradiction>)> {
-    let Pieces { all: pieces, promised, .. } = Pieces::of(backup, collection, None).await?;
+    let Pieces { all: pieces, promised, .. } = match Pieces::of(backup, collection, None).await {
+        Err(error) if error.kind() == Kind::BackupCorrupted => return Ok((BTreeMap::new(), contradictions(&error))),
+        pieces => pieces?,
+    };
     let wanted = Arc::new(Wanted { schema: collection.schema.clone(), columns: None, filter: None });
     let (all, chosen) = (pieces.len(), choose(pieces, sample));
     let checked = chosen.len();

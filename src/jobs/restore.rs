@@ -13,7 +13,7 @@ use super::staging::{Keys, Proof, Staged, Via, journalled, not_lost};
 use super::{Session, journals, recover, swap};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
-use crate::repository::{self, Backup, Journal, JournalEntry};
+use crate::repository::{self, Backup, Journal, JournalEntry, Owner};
 
 /// What to restore, to where, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -81,7 +81,8 @@ fn in_flight() -> usize {
 pub async fn restore(session: &Session, request: RestoreRequest, control: &Control) -> Result<Value> {
     let limit = deadline(request.timeout_seconds);
     control.limit_bandwidth(request.bandwidth_limit_mib)?;
-    let backup = control.guard(limit, session.find(&request.backup, request.collection_name.as_deref())).await?;
+    let backup =
+        control.guard(limit, session.find_at(&request.backup, request.collection_name.as_deref(), request.at)).await?;
     let target = request.target_collection_name.clone().unwrap_or_else(|| backup.manifest().collection_name.clone());
     let about = |error: Error| as_restore_error(error, &backup, &target);
     if request.dry_run {
@@ -97,7 +98,9 @@ pub(super) async fn while_reading<T>(
     backup: &Backup,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    session.sweep(&backup.manifest().database, &backup.manifest().collection_name).await;
+    if backup.owner() == Owner::Milvault {
+        session.sweep(&backup.manifest().database, &backup.manifest().collection_name).await;
+    }
     let reading = session.repository()?.mark_reading(backup).await?;
     let outcome = work.await;
     if let Some(lease) = reading

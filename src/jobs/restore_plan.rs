@@ -12,7 +12,7 @@ use super::staging::{Keys, Options, Proof, Staging, Via};
 use super::{Session, compatible, importing, likeness, recover, verify};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::Client;
-use crate::repository::Backup;
+use crate::repository::{Backup, Owner};
 use crate::schema::{Collection, Index};
 
 /// What is to be done.
@@ -72,7 +72,9 @@ pub(super) async fn prepare(
             "into_existing goes neither with auto_id=REGENERATE, as rows are put in by their keys, nor with skip_failed_partitions, as there is no staging to begin anew",
         ));
     }
-    let damaged = if request.verify_before_restore { damaged_files(request, backup, control).await? } else { None };
+    // Without checksums a file is proven by nothing but that all of them decode, before a row is taken from one.
+    let verified = request.verify_before_restore || backup.owner() == Owner::MilvusBackup;
+    let damaged = if verified { damaged_files(request, backup, control).await? } else { None };
     control.enter(Phase::Counting);
     let (mut collection, rows) = contents(backup, &request.partition_names, request.at).await?;
     let rows = match &request.filter {
@@ -80,7 +82,7 @@ pub(super) async fn prepare(
         None => rows,
     };
     // Rows that nothing promises a digest of are right where their files are.
-    let unproven = !request.verify_before_restore && !rows.in_key_order();
+    let unproven = !verified && !rows.in_key_order();
     let rows = rows.proven(unproven);
     let mut indexes = if request.restore_indexes { read_indexes(backup).await? } else { Vec::new() };
     let client = session.client().await?;

@@ -11,13 +11,12 @@ use tokio::sync::OnceCell;
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 
-use super::look::{Found, VERIFICATION_CEILING, look, path_in, verification};
+use super::foreign::Foreign;
+use super::look::{Found, VERIFICATION_CEILING, look, verification};
 use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath};
 use super::store::{Store, blocking};
-use super::tables::{
-    self, CHECKSUMS_FILE, CHUNKS_FILE, Checksums, ChunkTable, FileSum, SCHEMA_FILE, VERIFICATION_FILE,
-};
+use super::tables::{self, CHECKSUMS_FILE, CHUNKS_FILE, Checksums, ChunkTable, SCHEMA_FILE, VERIFICATION_FILE};
 use super::verdict;
 
 /// The longest `schema.json` or index file that is read.
@@ -35,6 +34,16 @@ struct Inner {
     manifest: Manifest,
     storage_path: String,
     checksums: OnceCell<Arc<Checksums>>,
+    /// The backup's own folder, below the store's root.
+    base: String,
+    /// What its metadata tells of one that is milvus-backup's; none of ours.
+    foreign: Option<Arc<Foreign>>,
+}
+
+/// What a file has to be, as far as that is known.
+struct Expected {
+    bytes: Option<u64>,
+    checksum: Option<String>,
 }
 
 /// A file of a backup, to be read at random.
@@ -48,8 +57,26 @@ pub struct BackupFile {
 
 impl Backup {
     pub(super) fn new(store: Store, folder: String, manifest: Manifest) -> Self {
-        let storage_path = store.display(&format!("{folder}/{}", manifest.backup_id));
-        Self { inner: Arc::new(Inner { store, folder, manifest, storage_path, checksums: OnceCell::new() }) }
+        let base = format!("{folder}/{}", manifest.backup_id);
+        Self::at(store, folder, base, manifest, None)
+    }
+
+    pub(super) fn at(
+        store: Store,
+        folder: String,
+        base: String,
+        manifest: Manifest,
+        foreign: Option<Arc<Foreign>>,
+    ) -> Self {
+        let storage_path = store.display(&base);
+        let checksums = OnceCell::new();
+        Self { inner: Arc::new(Inner { store, folder, manifest, storage_path, checksums, base, foreign }) }
+    }
+
+    /// The same backup, as another manifest describes it.
+    pub(super) fn with_manifest(&self, manifest: Manifest) -> Self {
+        let Inner { store, folder, base, foreign, .. } = &*self.inner;
+        Self::at(store.clone(), folder.clone(), base.clone(), manifest, foreign.clone())
     }
 
     /// Its manifest.
@@ -79,16 +106,29 @@ impl Backup {
     }
 
     pub(super) fn path(&self, file: &str) -> Result<RelativePath> {
-        path_in(&self.inner.folder, self.id(), file)
+        match &*self.inner.base {
+            "" => RelativePath::new(file),
+            base => RelativePath::new(format!("{base}/{file}")),
+        }
+    }
+
+    pub(super) fn foreign(&self) -> Option<&Foreign> {
+        self.inner.foreign.as_deref()
     }
 
     /// When and how it was last verified: the content of `verification.json`, if there is any.
     pub async fn verification(&self) -> Option<Value> {
+        if self.foreign().is_some() {
+            return None;
+        }
         verification(self.store(), self.folder(), self.id()).await.ok().flatten()
     }
 
     /// The list of files, checked against the manifest.
     pub async fn checksums(&self) -> Result<Arc<Checksums>> {
+        if self.foreign().is_some() {
+            return Err(internal(format!("nobody has summed up the files of {}", self.storage_path())));
+        }
         let read = || async {
             let bytes = self.get(CHECKSUMS_FILE, tables::CEILING).await?;
             let manifest = self.manifest();
@@ -115,6 +155,9 @@ impl Backup {
 
     /// The collection's schema, verified.
     pub async fn schema(&self) -> Result<Value> {
+        if let Some(foreign) = self.foreign() {
+            return Ok(foreign.schema.clone());
+        }
         let bytes = self.read(&RelativePath::new(SCHEMA_FILE)?, SMALL).await?;
         self.json(SCHEMA_FILE, &bytes)
     }
@@ -134,6 +177,9 @@ impl Backup {
 
     /// The index definitions (`indexes/*.json`), verified, in the order of their paths.
     pub async fn indexes(&self) -> Result<Vec<Value>> {
+        if let Some(foreign) = self.foreign() {
+            return Ok(foreign.indexes.clone());
+        }
         let sums = self.checksums().await?;
         let mut indexes = Vec::new();
         for path in sums.files.keys().filter(|path| path.as_str().starts_with("indexes/")) {
@@ -145,34 +191,34 @@ impl Backup {
 
     /// Any small file of the backup, verified against `checksums.json`. `path` is below the backup's folder.
     pub async fn read(&self, path: &RelativePath, ceiling: u64) -> Result<Bytes> {
-        let sum = self.sum(path).await?;
-        if sum.bytes > ceiling {
-            return Err(
-                self.damaged(path.as_str(), &format!("is {} bytes long, over the limit of {ceiling}", sum.bytes))
-            );
+        let expected = self.expected(path).await?;
+        if let Some(bytes) = expected.bytes.filter(|bytes| *bytes > ceiling) {
+            return Err(self.damaged(path.as_str(), &format!("is {bytes} bytes long, over the limit of {ceiling}")));
         }
-        self.twice(|| self.read_once(path, ceiling, &sum)).await
+        self.twice(|| self.read_once(path, ceiling, &expected)).await
     }
 
-    async fn read_once(&self, path: &RelativePath, ceiling: u64, sum: &FileSum) -> Result<Bytes> {
+    async fn read_once(&self, path: &RelativePath, ceiling: u64, expected: &Expected) -> Result<Bytes> {
         let bytes = self.get(path.as_str(), ceiling).await?;
-        if bytes.len() as u64 != sum.bytes {
-            return Err(self.cut(path.as_str(), sum.bytes, bytes.len() as u64));
+        if let Some(told) = expected.bytes.filter(|told| *told != bytes.len() as u64) {
+            return Err(self.cut(path.as_str(), told, bytes.len() as u64));
         }
-        let actual = checksum(self.manifest().checksum_algorithm, bytes.clone()).await?;
-        if actual != sum.checksum {
-            return Err(self.changed(path.as_str(), &sum.checksum, &actual));
+        if let Some(sum) = &expected.checksum {
+            let actual = checksum(self.manifest().checksum_algorithm, bytes.clone()).await?;
+            if actual != *sum {
+                return Err(self.changed(path.as_str(), sum, &actual));
+            }
         }
         Ok(bytes)
     }
 
     /// A data file. Its length is checked here; its bytes are what [`Backup::check_files`] is for.
     pub async fn open_file(&self, path: &RelativePath) -> Result<BackupFile> {
-        let sum = self.sum(path).await?;
+        let expected = self.expected(path).await?;
         let full = self.path(path.as_str())?;
         let size = self.store().size(&full).await?.ok_or_else(|| self.missing(path.as_str()))?;
-        if size != sum.bytes {
-            return Err(self.cut(path.as_str(), sum.bytes, size));
+        if let Some(told) = expected.bytes.filter(|told| *told != size) {
+            return Err(self.cut(path.as_str(), told, size));
         }
         let local = self.store().local_path(&full)?;
         Ok(BackupFile { store: self.store().clone(), path: full, local, size })
@@ -180,22 +226,29 @@ impl Backup {
 
     /// The checksum that a file was written with; `None` where nobody noted one.
     pub async fn checksum_of(&self, path: &RelativePath) -> Result<Option<String>> {
-        Ok(Some(self.sum(path).await?.checksum))
+        Ok(self.expected(path).await?.checksum)
     }
 
     /// Whether it has such a file.
     pub async fn has(&self, path: &RelativePath) -> Result<bool> {
-        Ok(self.checksums().await?.files.contains_key(path))
+        match self.foreign() {
+            Some(foreign) => Ok(foreign.files.contains_key(path)),
+            None => Ok(self.checksums().await?.files.contains_key(path)),
+        }
     }
 
-    /// The length in bytes that a file was written with; `None` where there is no such file.
+    /// The length in bytes that a file was written with, as far as that is known; `None` where there is no such file.
     pub async fn size_of(&self, path: &RelativePath) -> Result<Option<u64>> {
-        Ok(self.checksums().await?.files.get(path).map(|sum| sum.bytes))
+        match self.foreign() {
+            Some(foreign) => Ok(foreign.files.get(path).copied().flatten()),
+            None => Ok(self.checksums().await?.files.get(path).map(|sum| sum.bytes)),
+        }
     }
 
     /// Notes the outcome of a verification in `verification.json`, the one file that changes after the commit, beside the
     /// last outcome of each other type (see [`super::verdict`]). Of two at the same time neither is lost.
     pub async fn write_verification(&self, outcome: &Value) -> Result<()> {
+        self.require_ours("nothing is noted beside it")?;
         let path = self.path(VERIFICATION_FILE)?;
         for _ in 0..10 {
             self.refuse_unless_there().await?;
@@ -231,6 +284,9 @@ impl Backup {
 
     /// [`Kind::BackupNotFound`] where the backup is deleted, or is about to be.
     pub async fn refuse_unless_there(&self) -> Result<()> {
+        if self.foreign().is_some() {
+            return Ok(());
+        }
         match look(self.store(), self.folder(), self.id()).await? {
             Found::Nothing => {}
             Found::Manifest(manifest, _) if manifest.state != State::Completed => {}
@@ -241,12 +297,16 @@ impl Backup {
             .with("storage_path", self.storage_path()))
     }
 
-    async fn sum(&self, path: &RelativePath) -> Result<FileSum> {
+    async fn expected(&self, path: &RelativePath) -> Result<Expected> {
+        if let Some(foreign) = self.foreign() {
+            let told = foreign.files.get(path);
+            let bytes = *told.ok_or_else(|| self.damaged(path.as_str(), "is not named by its metadata"))?;
+            return Ok(Expected { bytes, checksum: None });
+        }
         let sums = self.checksums().await?;
-        sums.files
-            .get(path)
-            .cloned()
-            .ok_or_else(|| self.damaged(path.as_str(), &format!("is not listed in {CHECKSUMS_FILE}")))
+        let sum = sums.files.get(path).cloned();
+        let sum = sum.ok_or_else(|| self.damaged(path.as_str(), &format!("is not listed in {CHECKSUMS_FILE}")))?;
+        Ok(Expected { bytes: Some(sum.bytes), checksum: Some(sum.checksum) })
     }
 
     pub(super) async fn get(&self, file: &str, ceiling: u64) -> Result<Bytes> {

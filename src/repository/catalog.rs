@@ -33,6 +33,8 @@ pub struct Listing<T = Listed> {
     pub backups: Vec<T>,
     /// Backups whose manifest cannot be read, newest first.
     pub damaged: Vec<Damaged>,
+    /// Folders of the root that are backups of milvus-backup, of whatever collections.
+    pub foreign: Vec<String>,
 }
 
 /// A listed backup.
@@ -122,7 +124,7 @@ impl Repository {
                 }),
             }
         };
-        let candidates = self.candidates(database, collection).await?;
+        let (candidates, foreign) = self.look_around(database, collection).await?;
         let (mut backups, mut damaged) = (Vec::with_capacity(candidates.len()), Vec::new());
         for found in look_at(&self.store, candidates, Depth::Verification, sorted_out).await?.into_iter().flatten() {
             match found {
@@ -132,7 +134,7 @@ impl Repository {
         }
         backups.sort_by(|(left, _), (right, _)| left.cmp(right));
         damaged.sort_by_key(|damaged| Reverse(damaged.backup_id.clone()));
-        Ok(Listing { backups: backups.into_iter().map(|(_, listed)| listed).collect(), damaged })
+        Ok(Listing { backups: backups.into_iter().map(|(_, listed)| listed).collect(), damaged, foreign })
     }
 
     /// The backup with this id or `backup_name`. [`Kind::BackupNotFound`] names what there is;
@@ -147,8 +149,11 @@ impl Repository {
     }
 
     /// Marks `backup` as being read, so that nobody deletes it meanwhile; release the lease when done. `None` where
-    /// nothing can be written (a read-only repository must still be readable).
+    /// nothing can be written (a read-only repository must still be readable), and for one that is milvus-backup's.
     pub async fn mark_reading(&self, backup: &Backup) -> Result<Option<Lease>> {
+        if backup.foreign().is_some() {
+            return Ok(None);
+        }
         let random: [u8; 4] = rand::random();
         let name = format!("{}/.readers/{}.{}.json", backup.folder(), backup.id(), crate::checksum::hex(&random));
         let terms =

@@ -36,6 +36,9 @@ pub struct FileReport {
     pub failed: Vec<FailedFile>,
     /// Bytes hashed.
     pub bytes: u64,
+    /// Files of rows or deletes that the metadata of a backup of milvus-backup does not name. Ours have none: there they
+    /// are a failure.
+    pub unnamed: Vec<String>,
 }
 
 /// A file that is not as it was written.
@@ -78,7 +81,7 @@ pub enum Reason {
 }
 
 impl FailedFile {
-    fn new(file: &str, reason: Reason, expected: Option<String>, actual: Option<String>) -> Self {
+    pub(super) fn new(file: &str, reason: Reason, expected: Option<String>, actual: Option<String>) -> Self {
         Self { file: file.to_owned(), reason, expected, actual }
     }
 }
@@ -126,6 +129,9 @@ impl Backup {
     /// As [`Backup::check_files`], going on after each portion only when what `on_bytes` returned has ended; of the
     /// listed files, those that `hashed` leaves out are looked at for their length alone.
     pub async fn check_some_files(&self, hashed: Hashed, fail_fast: bool, on_bytes: OnBytes<'_>) -> Result<FileReport> {
+        if let Some(foreign) = self.foreign() {
+            return self.check_named_files(foreign, fail_fast).await;
+        }
         let mut report = FileReport::default();
         let read_twice = !self.store().is_local();
         self.check_manifest(&mut report, on_bytes).await?;

@@ -9,6 +9,7 @@
 //! | [`lease`] | "someone is at work here", with a heartbeat ([`holder`]: are they alive?) |
 //! | [`catalog`] | list and find ([`backup`]: one committed backup) |
 //! | `look` | what is in a backup's folder, or in ten thousand |
+//! | [`foreign`] | backups of milvus-backup, read where they lie |
 //! | [`attempt`] | make a backup: lock, upload ([`hashed_upload`]), commit or abandon |
 //! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
@@ -41,6 +42,7 @@ pub mod copying;
 mod crash_tests;
 #[cfg(test)]
 mod fault_tests;
+pub mod foreign;
 pub mod hashed_upload;
 pub mod holder;
 pub mod incoming;
@@ -78,6 +80,7 @@ pub use attempt::{Attempt, BeginRequest};
 pub use backup::{Backup, BackupFile};
 pub use catalog::{Damaged, Listed, Listing, Repository};
 pub use copying::CopyReport;
+pub use foreign::{Foreign, Owner};
 pub use hashed_upload::HashedUpload;
 pub use incoming::Look;
 pub use integrity::{FailedFile, FileReport, Hashed, Reason};

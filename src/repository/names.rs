@@ -33,7 +33,11 @@ impl BackupId {
     #[must_use]
     pub fn new(now: DateTime<Utc>) -> Self {
         let random: [u8; 3] = rand::rng().random();
-        Self(format!("b{}_{}", now.format(TIME_FORMAT), hex(&random)))
+        Self::from_parts(now, &hex(&random))
+    }
+
+    pub(super) fn from_parts(time: DateTime<Utc>, digits: &str) -> Self {
+        Self(format!("b{}_{digits}", time.format(TIME_FORMAT)))
     }
 
     /// The id as text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,21 @@ def test_a_backup_by_milvus_backup_is_taken_in_read_at_a_moment_and_restored(mil
     assert (restored["rows_restored"], restored["verification_passed"]) == (1882, True)
     milvault("restore", "fx_int", "--target", f"{name}_too", "--via", "import", exits=USAGE)
     milvault("adopt", tmp_path, exits=NOT_FOUND)
+
+
+def test_a_backup_by_milvus_backup_is_listed_verified_and_read_where_it_lies(milvault, root, tmp_path):
+    theirs = Path(__file__).parent.parent / "data" / "milvus-backup" / "fx_int"
+    shutil.copytree(theirs, root / "nightly")
+    (listed,) = milvault("list", "--json")["backups"]
+    assert (listed["backup_name"], listed["owner"]) == ("nightly", "MILVUS_BACKUP")
+    assert "MILVUS_BACKUP" in milvault("list").stdout
+    for place in ("nightly", listed["backup_id"], theirs):
+        assert milvault("verify", place, "--json")["success"]
+        milvault("export", place, tmp_path / "rows.jsonl", "--collection", "fx_int", "--overwrite")
+        assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 1882
+    assert "MILVUS_BACKUP" in milvault("show", theirs).stdout
+    refused = milvault("delete", "nightly", "--yes", "--json", exits=FAILED)
+    assert refused["error"]["type"] == "ForeignBackupError"
 
 
 def test_deleting_asks_first(milvault, lite_tcp, name):

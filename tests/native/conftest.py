@@ -1,4 +1,4 @@
-"""A manager that copies Milvus's own files, and a copy of the server's storage in which files can go missing."""
+"""A manager that copies Milvus's own files; copies, to be damaged, of the server's storage and of a backup."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from milvault import BackupManager, BackupStorageType
 from tests.conftest import Connect, Milvus, client_of
+from tests.native.theirs import DATA
 from tests.servers.milvus_235 import QUICK, Milvus235
 
 Native = Callable[..., BackupManager]
@@ -98,3 +99,9 @@ def mirror(milvus_server: Milvus235, tmp_path: Path) -> Mirror:
     folder = tmp_path / "mirror"
     folder.mkdir()
     return Mirror(milvus_server.data, folder)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A copy of a backup by milvus-backup, to be damaged."""
+    return Path(shutil.copytree(DATA / "fx_int", tmp_path / "theirs"))

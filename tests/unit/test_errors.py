@@ -103,6 +103,7 @@ def test_sizes_are_told_in_gb_of_1024_cubed():
         ("backup_corrupted", "BackupCorruptedError"),
         ("storage", "BackupStorageError"),
         ("read_only", "ReadOnlyRepositoryError"),
+        ("foreign", "ForeignBackupError"),
         ("already_exists", "BackupAlreadyExistsError"),
         ("restore_validation", "RestoreValidationError"),
         ("insufficient_storage", "InsufficientStorageError"),

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,20 +11,18 @@ use super::bring::{self, Brought, Done};
 use super::files::{LogFile, SegmentFiles};
 use super::{Session, backup, live};
 use crate::binlog::description;
-use crate::binlog::metadata::{BackupInfo, CollectionInfo, Log, SegmentInfo};
+use crate::binlog::layout::NamedFile;
+use crate::binlog::metadata::{BackupInfo, CollectionInfo, SegmentInfo};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::control::{Control, Phase, deadline};
-use crate::jobs::{verify, written};
+use crate::jobs::{foreign, verify, written};
 use crate::milvus::{Segment, SegmentState};
-use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
+use crate::repository::manifest::{Manifest, PartitionDigest};
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
 use crate::repository::{Attempt, BeginRequest, Store};
 use crate::schema::{Collection, Index};
-
-/// The longest metadata file that is read.
-const METADATA_CEILING: u64 = 1 << 30;
 
 /// What to take in.
 #[derive(Deserialize)]
@@ -67,8 +64,8 @@ pub async fn adopt(session: &Session, request: AdoptRequest, control: &Control) 
     control.enter(Phase::Counting);
     let repository = session.repository()?;
     repository.store().require_writable("taking a backup in")?;
-    let storage = Store::open(&request.source, &request.options)?.read_only();
-    let whole = control.guard(limit, read(&storage)).await?;
+    let place = foreign::Place::at(&request.source, &request.options)?;
+    let (whole, storage) = (control.guard(limit, place.read()).await?.info, place.store);
     let chosen =
         |info: &&CollectionInfo| request.collection_name.as_deref().is_none_or(|name| name == info.collection_name);
     let chosen: Vec<&CollectionInfo> = whole.collection_backups.iter().filter(chosen).collect();
@@ -117,25 +114,6 @@ pub async fn adopt(session: &Session, request: AdoptRequest, control: &Control) 
     Ok(Value::Array(adopted))
 }
 
-async fn read(storage: &Store) -> Result<BackupInfo> {
-    let read = async |file: &'static str| storage.get(&RelativePath::new(file)?, METADATA_CEILING).await;
-    BackupInfo::read(read).await.map_err(|error| {
-        let nothing = error.message().contains("backup_meta.json is missing");
-        let error = if nothing {
-            Error::new(
-                Kind::BackupNotFound,
-                format!(
-                    "{} is no backup by milvus-backup: there is no meta/backup_meta.json in it. Name the folder that has meta and binlogs in it",
-                    storage.display("")
-                ),
-            )
-        } else {
-            error
-        };
-        error.with("storage_path", storage.display(""))
-    })
-}
-
 impl Taken<'_> {
     async fn take(
         &self,
@@ -171,42 +149,27 @@ impl Taken<'_> {
 
     /// The segments, each with files that are all there and as long as the metadata says.
     async fn segments(&self) -> Result<Vec<SegmentFiles>> {
-        let own = self.info.partition_backups.iter().flat_map(|partition| &partition.segment_backups);
         let mut segments = Vec::new();
-        for info in own.chain(&self.info.l0_segments) {
+        for info in foreign::segments(self.info) {
             segments.push(self.segment(info).await?);
         }
         Ok(segments)
     }
 
     async fn segment(&self, info: &SegmentInfo) -> Result<SegmentFiles> {
-        if info.storage_version >= 2 {
-            return Err(Error::new(
-                Kind::SchemaIncompatible,
-                format!(
-                    "segment {} is of Milvus's storage version {}, which keeps several fields in one file; this version does not read it",
-                    info.segment_id, info.storage_version
-                ),
-            ));
+        info.require_known()?;
+        let (mut inserts, mut deletes) = (Vec::new(), Vec::new());
+        for named in info.inserts()? {
+            inserts.push(self.file(named).await?);
         }
-        let mut inserts = Vec::new();
-        for field in &info.binlogs {
-            for log in &field.binlogs {
-                let folder = format!("{}/{}", info.folder("insert_log"), field.field_id);
-                inserts.push(self.file(&folder, field.field_id, log).await?);
-            }
+        for named in info.deletes()? {
+            deletes.push(self.file(named).await?);
         }
-        let mut deletes = Vec::new();
-        for log in info.deltalogs.iter().flat_map(|field| &field.binlogs) {
-            deletes.push(self.file(&info.folder("delta_log"), 0, log).await?);
-        }
-        inserts.sort_by_key(|file| (file.field, file.log));
-        deletes.sort_by_key(|file| file.log);
         let segment = Segment {
             id: info.segment_id,
             collection: info.collection_id,
             partition: info.partition_id,
-            rows: u64::try_from(info.num_of_rows).unwrap_or_default(),
+            rows: info.rows(),
             state: SegmentState::Flushed,
             is_level_zero: info.is_l0,
             storage_version: info.storage_version,
@@ -223,22 +186,18 @@ impl Taken<'_> {
         Ok(SegmentFiles { segment, inserts, deletes })
     }
 
-    async fn file(&self, folder: &str, field: i64, log: &Log) -> Result<LogFile> {
-        let number = log.number().ok_or_else(|| {
-            let what = format!("the metadata lists a file in {folder} that has no number");
-            self.damaged(crate::binlog::metadata::SEGMENT_FILE, &what)
-        })?;
-        let path = RelativePath::new(format!("{folder}/{number}"))?;
+    async fn file(&self, named: NamedFile) -> Result<LogFile> {
+        let path = RelativePath::new(named.path)?;
         let Some(bytes) = self.storage.size(&path).await? else {
             return Err(
                 self.damaged(path.as_str(), &format!("{path} is missing: its rows, or deletes of them, are lost"))
             );
         };
-        match u64::try_from(log.log_size) {
-            Ok(told) if told > 0 && told != bytes => {
+        match named.bytes {
+            Some(told) if told != bytes => {
                 Err(self.damaged(path.as_str(), &format!("{path} is {bytes} bytes long, and the metadata says {told}")))
             }
-            _ => Ok(LogFile { from: path.clone(), to: path, field, log: number, bytes }),
+            _ => Ok(LogFile { from: path.clone(), to: path, field: named.field, log: named.number, bytes }),
         }
     }
 
@@ -283,26 +242,14 @@ impl Taken<'_> {
         for (path, bytes) in info.to_files()? {
             attempt.put(&RelativePath::new(path)?, bytes.into()).await?;
         }
-        let schema = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
-        attempt.put(&RelativePath::new(SCHEMA_FILE)?, written::pretty(&schema)?).await?;
-        written::put_indexes(attempt, &self.indexes).await?;
         let mut manifest =
             Manifest::new(attempt.id().clone(), attempt.backup_name(), &collection.database, &collection.name);
-        manifest.storage_type = StorageType::MilvusNative;
-        manifest.partition_names.clone_from(&collection.partitions);
+        foreign::fill_in(&mut manifest, self.whole, self.info, collection)?;
+        attempt.put(&RelativePath::new(SCHEMA_FILE)?, written::pretty(&manifest.schema_snapshot)?).await?;
+        written::put_indexes(attempt, &self.indexes).await?;
         manifest.row_count = alive.values().sum();
-        manifest.segment_count = segments.len() as u64;
         manifest.size_bytes = segments.iter().map(SegmentFiles::bytes).sum();
-        manifest.compression_enabled = true;
-        manifest.include_indexes = true;
-        manifest.milvus_version.clone_from(&self.whole.milvus_version);
         manifest.tags.clone_from(&request.tags);
-        manifest.schema_snapshot = schema;
-        // It may hold rows that came after the others: its own tool notes no moment before version 0.5.17.
-        let noted = self.noted_moment().is_some();
-        manifest.snapshot.kind = if noted { SnapshotKind::Snapshot } else { SnapshotKind::Fuzzy };
-        let made = i64::try_from(self.info.backup_physical_timestamp).ok();
-        manifest.snapshot.ended_at = made.filter(|made| *made > 0).and_then(|made| DateTime::from_timestamp(made, 0));
         manifest.snapshot.timestamp = Some(at);
         manifest.digest.partitions =
             alive.into_iter().map(|(name, rows)| (name, PartitionDigest { rows, digest: None })).collect();
@@ -310,14 +257,9 @@ impl Taken<'_> {
         Ok((manifest, warnings))
     }
 
-    /// The moment that the metadata names.
-    fn noted_moment(&self) -> Option<u64> {
-        [self.info.backup_timestamp, self.whole.backup_timestamp].into_iter().find(|time| *time > 0)
-    }
-
     /// The moment to take rows at: the one that is noted, or else that of the latest row or delete.
     fn moment(&self, segments: &[SegmentFiles], done: &Done) -> (u64, Vec<String>) {
-        if let Some(noted) = self.noted_moment() {
+        if let Some(noted) = foreign::noted_moment(self.whole, self.info) {
             return (noted, Vec::new());
         }
         let files = segments.iter().flat_map(SegmentFiles::all);

@@ -8,11 +8,12 @@
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
-use super::segments::SegmentPlan;
+use super::segments::{self, SegmentPlan};
 use super::{Kinds, Piece};
 use crate::binlog::event::Descriptor;
 use crate::error::Result;
 use crate::repository::{Backup, RelativePath};
+use crate::schema::Collection;
 
 /// Files that are looked at at once.
 const AT_ONCE: usize = 16;
@@ -90,6 +91,19 @@ pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) 
         }
     }
     Ok(false)
+}
+
+/// The latest row or delete that the files hold, as they say themselves.
+pub(in crate::jobs) async fn latest(backup: &Backup, collection: &Collection) -> Result<u64> {
+    let (pieces, beyond) = segments::pieces_and_beyond(backup, collection, None).await?;
+    let plans = pieces.all.iter().filter_map(|piece| match &piece.source {
+        Kinds::Segment(plan) => Some(plan.as_ref()),
+        Kinds::Chunk(_) => None,
+    });
+    let logs = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).chain(&beyond);
+    let logs: Vec<RelativePath> = logs.cloned().collect();
+    let starts = futures::stream::iter(logs).map(|path| descriptor(backup, path)).buffer_unordered(AT_ONCE);
+    starts.try_fold(0, |latest, said| async move { Ok(latest.max(said.end)) }).await
 }
 
 /// When a file was written, as it says itself.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::read::{ALL_PARTITIONS, blocking};
 use super::{Kinds, Opened, Piece, Pieces, Promise, Wanted, bytes};
-use crate::binlog::metadata::{self, BackupInfo, CollectionInfo, Log, SegmentInfo};
+use crate::binlog::metadata::{self, BackupInfo, CollectionInfo, SegmentInfo};
 use crate::binlog::segment::TIMESTAMP_FIELD;
 use crate::binlog::{Deletes, LogFile, SegmentFiles};
 use crate::error::{Error, Kind, Result};
@@ -23,7 +23,7 @@ pub(super) struct SegmentPlan {
     promised: Option<u64>,
     fields: BTreeMap<i64, Vec<RelativePath>>,
     deltas: Vec<RelativePath>,
-    /// Whether a folder stands between the partition's and its own.
+    /// Whether a folder that no other segment is in stands between the partition's and its own.
     has_group: bool,
     /// Deletes that other segments keep for this one.
     beyond: Arc<Deletes>,
@@ -54,6 +54,15 @@ async fn describe(backup: &Backup) -> Result<CollectionInfo> {
 }
 
 pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<u64>) -> Result<Pieces> {
+    Ok(pieces_and_beyond(backup, collection, at).await?.0)
+}
+
+/// As [`pieces`], and the files of deletes that are of no piece, as they hold for several.
+pub(super) async fn pieces_and_beyond(
+    backup: &Backup,
+    collection: &Collection,
+    at: Option<u64>,
+) -> Result<(Pieces, Vec<RelativePath>)> {
     let manifest = backup.manifest();
     let snapshot = manifest.snapshot.timestamp;
     if let (Some(at), Some(snapshot)) = (at, snapshot)
@@ -75,6 +84,7 @@ pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<
         promised.insert(name.clone(), Promise { rows: (!early).then_some(digest.rows), set: None });
     }
     let everywhere = deletes_of(backup, &info.l0_segments, at).await?;
+    let mut deltas_beyond = deltas_of(&info.l0_segments)?;
     let row_bytes = collection.schema.estimated_row_bytes() as u64;
     let mut pieces = Vec::new();
     for partition in &info.partition_backups {
@@ -83,19 +93,12 @@ pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<
         let (l0, mut segments): (Vec<_>, Vec<_>) =
             partition.segment_backups.iter().cloned().partition(|segment| segment.is_l0);
         let mut beyond = deletes_of(backup, &l0, at).await?;
+        deltas_beyond.extend(deltas_of(&l0)?);
         beyond.merge(&everywhere);
         let beyond = Arc::new(beyond);
         segments.sort_unstable_by_key(|segment| segment.segment_id);
         for segment in segments {
-            if segment.storage_version >= 2 {
-                return Err(Error::new(
-                    Kind::SchemaIncompatible,
-                    format!(
-                        "segment {} is of Milvus's storage version {}, which keeps several fields in one file; this version does not read it",
-                        segment.segment_id, segment.storage_version
-                    ),
-                ));
-            }
+            segment.require_known()?;
             let plan = plan(&segment, Arc::clone(&beyond), at)?;
             let rows = plan.promised.unwrap_or_default();
             pieces.push(Piece {
@@ -107,39 +110,35 @@ pub(super) async fn pieces(backup: &Backup, collection: &Collection, at: Option<
             });
         }
     }
-    Ok(Pieces { all: pieces, promised, in_key_order: false })
+    Ok((Pieces { all: pieces, promised, in_key_order: false }, deltas_beyond))
 }
 
 /// Which files are a segment's.
 fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<SegmentPlan> {
-    let mut fields = BTreeMap::new();
-    for field in &info.binlogs {
-        let folder = format!("{}/{}", info.folder("insert_log"), field.field_id);
-        fields.insert(field.field_id, paths(&folder, &field.binlogs)?);
+    // A field that is named without files is not one that is not named.
+    let mut fields: BTreeMap<i64, Vec<RelativePath>> =
+        info.binlogs.iter().map(|field| (field.field_id, Vec::new())).collect();
+    for file in info.inserts()? {
+        fields.entry(file.field).or_default().push(RelativePath::new(file.path)?);
     }
     Ok(SegmentPlan {
         segment: info.segment_id,
         promised: u64::try_from(info.num_of_rows).ok(),
         fields,
         deltas: deltas(info)?,
-        has_group: info.group_id != 0,
+        // A folder of several segments would be imported once for each.
+        has_group: info.group_id == info.segment_id,
         beyond,
         at,
     })
 }
 
 fn deltas(info: &SegmentInfo) -> Result<Vec<RelativePath>> {
-    let logs: Vec<Log> = info.deltalogs.iter().flat_map(|field| field.binlogs.clone()).collect();
-    paths(&info.folder("delta_log"), &logs)
+    info.deletes()?.into_iter().map(|file| RelativePath::new(file.path)).collect()
 }
 
-/// The files in their order: that of their numbers.
-fn paths(folder: &str, logs: &[Log]) -> Result<Vec<RelativePath>> {
-    let numbers: Option<BTreeSet<i64>> = logs.iter().map(Log::number).collect();
-    let numbers = numbers.ok_or_else(|| {
-        corrupted(metadata::SEGMENT_FILE, format!("the metadata lists a file in {folder} that has no number"))
-    })?;
-    numbers.into_iter().map(|number| RelativePath::new(format!("{folder}/{number}"))).collect()
+fn deltas_of(segments: &[SegmentInfo]) -> Result<Vec<RelativePath>> {
+    Ok(segments.iter().map(deltas).collect::<Result<Vec<_>>>()?.concat())
 }
 
 async fn deletes_of(backup: &Backup, segments: &[SegmentInfo], at: Option<u64>) -> Result<Deletes> {
