@@ -87,7 +87,8 @@ class BackupRecoveryConfig(Model):
     milvus_backup_bucket: str | None = None
     """Has to stay unset where native backups are made: they go where all backups go, into an object store too."""
     milvus_storage: Annotated[MilvusStorage | None, BeforeValidator(_storage)] = None
-    """The storage that Milvus itself writes to: where native backups come from. A URL or a path alone will do."""
+    """The storage that Milvus itself writes to: where native backups come from, and the rows of Parquet ones. A URL or a
+    path alone will do."""
 
     default_chunk_size_mb: PositiveCount = 256
     """About how many MiB of rows, in memory, one data file holds."""

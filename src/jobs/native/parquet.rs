@@ -29,8 +29,6 @@ use crate::schema::DataType;
 const AT_ONCE: usize = 2;
 /// Bytes of rows that each of them gathers before they are sorted.
 const GATHERED: u64 = 32 << 20;
-/// Rows that are decoded at once.
-const BATCH_ROWS: usize = 8192;
 /// Sorted batches that wait to be encoded.
 const WAITING: usize = 2;
 
@@ -175,7 +173,7 @@ async fn sorted(
                 let deletes = Arc::new(Deletes::read(&deltas, Some(at))?);
                 let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
                 let segment = binlog::Segment::open(segment)?;
-                for batch in segment.batches(&schema, &all, deletes, Some(at), BATCH_ROWS)? {
+                for batch in segment.batches(&schema, &all, deletes, Some(at), stored::batch_rows(&schema))? {
                     if stopped.load(Ordering::Relaxed) {
                         return Err(internal("nobody waits for these rows any more"));
                     }

@@ -16,11 +16,12 @@ use crate::jobs::read::blocking;
 use crate::milvus::{Client, SegmentState};
 use crate::parquet::Source;
 use crate::repository::Store;
-use crate::schema::Collection;
+use crate::schema::{Collection, CollectionSchema};
 
 /// Segments that are decoded at once.
 const AT_ONCE: usize = 2;
-/// Rows that are decoded at once.
+/// What the rows that are decoded at once take, more or less, and how many they are at most.
+const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 8192;
 
 /// The digests of the rows in a collection's files, by partition. Rows that are not in files yet are not among them.
@@ -80,12 +81,17 @@ async fn set(
         let deletes = Arc::new(Deletes::read(&deltas, None)?);
         let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
         let mut set = SetDigest::default();
-        for batch in binlog::Segment::open(segment)?.batches(&schema, &all, deletes, None, BATCH_ROWS)? {
+        for batch in binlog::Segment::open(segment)?.batches(&schema, &all, deletes, None, batch_rows(&schema))? {
             set.merge(&digester.set(&batch?)?);
         }
         Ok(set)
     })
     .await
+}
+
+/// How many rows are decoded at once.
+pub(super) fn batch_rows(schema: &CollectionSchema) -> usize {
+    (BATCH_BYTES / schema.estimated_row_bytes().max(1)).clamp(1, BATCH_ROWS)
 }
 
 /// The files of a segment's rows and of its deletes.
