@@ -36,14 +36,21 @@ def requests(name: str, rows: int, dim: int, batch_rows: int) -> list[bytes]:
     return [insert_request(name, np.arange(a, b), vectors(a, b, dim)) for a, b in batches(rows, batch_rows)]
 
 
-def ready(uri: str, name: str, rows: int, dim: int, *, settled: bool = True) -> None:
-    """Makes the collection, waits until compaction has settled, and loads it. Does nothing where it is there."""
+def ready(uri: str, name: str, rows: int, dim: int, *, settled: bool = True, flushes: int = 1) -> None:
+    """Makes the collection, waits until compaction has settled, and loads it. Does nothing where it is there.
+
+    It is flushed so many times while it is filled: each makes a segment for each of its two shards.
+    """
     client, wire = MilvusClient(uri), Wire(uri)
     if client.has_collection(name) and _count(client, name) == rows:
         return
     create_empty(client, name, dim)
-    insert_all(wire, (insert_request(name, np.arange(a, b), vectors(a, b, dim)) for a, b in batches(rows, 10_000)))
-    wire.flush(name)
+    all_batches = list(batches(rows, 10_000))
+    share = -(-len(all_batches) // flushes)
+    for at in range(0, len(all_batches), share):
+        some = all_batches[at : at + share]
+        insert_all(wire, (insert_request(name, np.arange(a, b), vectors(a, b, dim)) for a, b in some))
+        wire.flush(name)
     params = client.prepare_index_params()
     params.add_index("vector", index_type="FLAT", metric_type="L2")
     client.create_index(name, params)

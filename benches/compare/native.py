@@ -36,12 +36,19 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="rounds; the median counts")
     parser.add_argument("--slow-repeat", type=int, default=1, help="rounds that Import takes part in")
     parser.add_argument("--parts", nargs="+", default=["backup", "parquet", "decode", "restore"], metavar="PART")
+    parser.add_argument(
+        "--flushes",
+        type=int,
+        default=1,
+        help="flushes while the collection is filled, of a server that compacts nothing where there are several",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="milvault-native-") as folder:
         base = Path(folder)
-        server = Milvus235(base / "milvus", {}).start()
+        settings = {"dataCoord.compaction.enableAutoCompaction": "false"} if options.flushes > 1 else {}
+        server = Milvus235(base / "milvus", settings).start()
         try:
-            data.ready(server.uri, COLLECTION, options.rows, options.dim)
+            data.ready(server.uri, COLLECTION, options.rows, options.dim, flushes=options.flushes)
             table(Bench(options, server, base).run(), options)
         finally:
             server.stop()

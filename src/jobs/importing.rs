@@ -5,7 +5,7 @@
 //! ends, the whole server. So checksums are proven before, each segment's rows are decoded and digested here, what the
 //! server says that it imported is held against that, and the proof of the staging collection comes after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,12 +74,29 @@ impl Place {
         let folder = as_the_server_sees(&storage, backup).ok_or_else(|| {
             refused("the server reads files of its own storage alone, and the repository is on neither the same disk nor in the same bucket")
         })?;
+        for folder in folders(rows) {
+            if let Some(stray) = backup.stray_in(&folder).await? {
+                return Err(refused(&format!("{stray} is no file of it, and the server would import that too")));
+            }
+        }
         let until = match backup.manifest().snapshot.timestamp {
             Some(timestamp) if rows.hold_later_ones(backup).await? => Some(timestamp >> 18),
             _ => None,
         };
         Ok(Self { folder, until, storage })
     }
+}
+
+/// The folders that the server may be told to import, those of whole partitions.
+fn folders(rows: &Rows) -> BTreeSet<String> {
+    let partitions = rows.partitions();
+    let pieces = partitions.iter().flat_map(|partition| rows.pieces(partition));
+    let of_segments = pieces.filter_map(Piece::import_folders);
+    of_segments.flat_map(|(inserts, deletes)| [Some(inserts), deletes]).flatten().map(|folder| above(&folder)).collect()
+}
+
+fn above(folder: &str) -> String {
+    folder.rsplit_once('/').map_or_else(String::new, |(above, _)| above.to_owned())
 }
 
 /// Digests what the server has written of the imported rows, by partition. They are in its files as soon as an import is
@@ -178,7 +195,6 @@ fn together(segments: Vec<(Task, u64)>, limit: u64) -> Vec<Task> {
     for (task, bytes) in segments {
         partitions.entry(task.partition.clone()).or_default().push((task, bytes));
     }
-    let above = |folder: String| folder.rsplit_once('/').map_or_else(String::new, |(above, _)| above.to_owned());
     let mut tasks = Vec::new();
     for segments in partitions.into_values() {
         let bytes: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
@@ -189,7 +205,11 @@ fn together(segments: Vec<(Task, u64)>, limit: u64) -> Vec<Task> {
         }
         // The server tells segments apart by the last names of their files' paths, whatever is above them.
         let all = own.reduce(|all, task| Task { deletes: all.deletes.or(task.deletes), ..all });
-        tasks.extend(all.map(|all| Task { inserts: above(all.inserts), deletes: all.deletes.map(above), ..all }));
+        tasks.extend(all.map(|all| Task {
+            inserts: above(&all.inserts),
+            deletes: all.deletes.as_deref().map(above),
+            ..all
+        }));
     }
     tasks
 }

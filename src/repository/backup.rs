@@ -15,7 +15,7 @@ use super::foreign::Foreign;
 use super::look::{Found, VERIFICATION_CEILING, look, verification};
 use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath};
-use super::store::{Store, blocking};
+use super::store::{FileKind, Store, blocking};
 use super::tables::{self, CHECKSUMS_FILE, CHUNKS_FILE, Checksums, ChunkTable, SCHEMA_FILE, VERIFICATION_FILE};
 use super::verdict;
 
@@ -235,6 +235,22 @@ impl Backup {
             Some(foreign) => Ok(foreign.files.contains_key(path)),
             None => Ok(self.checksums().await?.files.contains_key(path)),
         }
+    }
+
+    /// A file that lies in one of its folders, or below it, and that it does not know.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn stray_in(&self, folder: &str) -> Result<Option<String>> {
+        let at = self.path(folder)?;
+        let base = at.as_str().strip_suffix(folder).unwrap_or_default();
+        for found in self.store().list(at.as_str()).await? {
+            let Some(path) = found.path.strip_prefix(base) else { continue };
+            if found.kind != FileKind::File || !self.has(&RelativePath::new(path)?).await? {
+                return Ok(Some(path.to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     /// The length in bytes that a file was written with, as far as that is known; `None` where there is no such file.

@@ -103,6 +103,25 @@ async def test_a_damaged_file_never_reaches_the_server(calm, calm_native, name, 
     assert leftovers(root) == []
 
 
+async def test_a_file_that_is_not_the_backups_never_reaches_the_server(calm, calm_native, name):
+    create(calm.client, name, plain(300))
+    living = read_all(calm.client, name)
+    async with calm_native(auto_verify_before_restore=False) as manager:
+        made = await manager.create_backup(name)
+        (partition,) = Path(made.storage_path).glob("binlogs/insert_log/*/*")
+        stray = partition / "9/9/100/1"
+        stray.parent.mkdir(parents=True)
+        stray.write_bytes(b"no binlog")
+        params = RestoreParams(target_collection_name=f"{name}_back", via="IMPORT", verify_before_restore=False)
+        with pytest.raises(InvalidArgumentError, match="9/9/100/1 is no file of it"):
+            await manager.restore_backup(made.backup_id, params=params)
+        params = params.model_copy(update={"via": RestoreVia.AUTO, "load_after_restore": True})
+        restored = await manager.restore_backup(made.backup_id, params=params)
+        restored.raise_for_error()
+        assert restored.verification_details["via"] == "INSERT"
+    assert read_all(calm.client, f"{name}_back") == living
+
+
 async def test_what_cannot_be_imported_is_said_before_anything_is_made(calm, calm_native, connect, name, root: Path):
     create(calm.client, name, RECIPES["partition_key"]())
     async with calm_native() as manager:
