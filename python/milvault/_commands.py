@@ -36,6 +36,7 @@ from .enums import (
     BackupType,
     ChecksumAlgorithm,
     ConflictPolicy,
+    LinkPolicy,
     RestoreProof,
     RestoreVia,
     VerificationType,
@@ -64,6 +65,12 @@ BackupArgument = Annotated[
         metavar="BACKUP",
         help="A backup's id or name; of one by milvus-backup, also its path or URL.",
         show_default=False,
+    ),
+]
+LinkOption = Annotated[
+    LinkPolicy | None,
+    typer.Option(
+        "--link", case_sensitive=False, help="Share files with where they come from, on one disk; else they are copied."
     ),
 ]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", help="Seconds it may take.", metavar="SECONDS")]
@@ -221,6 +228,7 @@ def create(
     native: Annotated[
         bool, typer.Option("--native", help="Copy Milvus's own files: a true snapshot. Needs --milvus-storage.")
     ] = False,
+    link: LinkOption = None,
     source: Annotated[
         str,
         typer.Option(
@@ -255,6 +263,8 @@ def create(
     if no_compression:
         options["compression_enabled"] = False
     options["source"] = source
+    if link is not None:
+        options["link"] = link
     if native:
         options["storage_type"] = BackupStorageType.MILVUS_NATIVE
     params = BackupParams(
@@ -590,6 +600,7 @@ def adopt(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Of the store that it is on, where it differs. Repeatable."),
     ] = None,
+    link: LinkOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -600,7 +611,9 @@ def adopt(
     progress = draws_progress(as_json=settings.as_json)
     adopted = _call(
         manager,
-        lambda: manager.adopt_backup(source, collection, storage_options=options, progress=progress, timeout=timeout),
+        lambda: manager.adopt_backup(
+            source, collection, storage_options=options, link=link, progress=progress, timeout=timeout
+        ),
     )
     if settings.as_json:
         print_json([backup.to_dict() for backup in adopted])

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ._moments import Moment, hybrid_timestamp
-from .enums import BackupStorageType, BackupType
+from .enums import BackupStorageType, BackupType, LinkPolicy
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def backup_request(
         )
     unset = _unset(params, compression_enabled=config.compression_enabled, compression_level=config.compression_level,
                    chunk_size_mb=config.default_chunk_size_mb,
-                   bandwidth_limit_mib=config.bandwidth_limit_mib)  # fmt: skip
+                   link=config.link, bandwidth_limit_mib=config.bandwidth_limit_mib)  # fmt: skip
     return {
         "collection_name": checked_name("collection_name", collection_name),
         "database": database,
@@ -343,6 +343,7 @@ def adopt_request(
     config: BackupRecoveryConfig,
     storage_options: dict[str, str] | None,
     tags: list[str],
+    link: LinkPolicy | None,
     timeout: float | None,
 ) -> dict[str, Any]:
     """The core's `adopt` request.
@@ -351,12 +352,16 @@ def adopt_request(
         InvalidArgumentError: An argument cannot be right.
     """
     options = repository_settings(config)["options"] if storage_options is None else storage_options
+    link = config.link if link is None else link
+    if link not in LinkPolicy.__members__:
+        raise InvalidArgumentError(f"link has to be one of {', '.join(LinkPolicy.__members__)}, not {link!r}")
     return {
         "source": checked_name("source", source),
         "options": options,
         "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
         "checksum_algorithm": config.checksum_algorithm.value,
         "tags": tags,
+        "link": str(link),
         "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
     }

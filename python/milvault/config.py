@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from ._model import Count, Level, Model, PositiveCount, PositiveRate, PositiveSeconds, Seconds
-from .enums import BackupStorageType, ChecksumAlgorithm
+from .enums import BackupStorageType, ChecksumAlgorithm, LinkPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,6 +89,9 @@ class BackupRecoveryConfig(Model):
     milvus_storage: Annotated[MilvusStorage | None, BeforeValidator(_storage)] = None
     """The storage that Milvus itself writes to: where native backups come from, and the rows of Parquet ones. A URL or a
     path alone will do."""
+
+    link: LinkPolicy = LinkPolicy.NEVER
+    """Whether native backups, and those that `adopt_backup` takes in, may share files with where they come from."""
 
     default_chunk_size_mb: PositiveCount = 256
     """About how many MiB of rows, in memory, one data file holds."""

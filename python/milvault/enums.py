@@ -53,6 +53,19 @@ class BackupOwner(_Word):
     MILVUS_BACKUP = "MILVUS_BACKUP"
 
 
+class LinkPolicy(_Word):
+    """Whether a native backup may share files with Milvus's storage, where both are on one local file system.
+
+    `NEVER` copies them. `REFLINK` shares their blocks until one of the two is written, on file systems that can (XFS,
+    btrfs). `HARDLINK` gives the same file a second name. What cannot be linked is copied. Linked files take no space
+    and no time to be written, and one bad sector, or one disk, loses both.
+    """
+
+    NEVER = "NEVER"
+    REFLINK = "REFLINK"
+    HARDLINK = "HARDLINK"
+
+
 class VerificationType(_Word):
     """How a backup is proven: every file's checksum, a trial restore, or a sample of the rows."""
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from ._moments import Moment
     from ._seam import Outcome, SessionFactory
-    from .enums import BackupType
+    from .enums import BackupType, LinkPolicy
     from .reader import BackupReader
 
     ProgressSink = Callable[[BackupProgress], Any] | ProgressStream | bool | None
@@ -691,6 +691,7 @@ class BackupManager:
         *,
         storage_options: dict[str, str] | None = None,
         tags: Iterable[str] = (),
+        link: LinkPolicy | None = None,
         progress: ProgressSink = None,
         timeout: float | None = None,
     ) -> list[BackupMetadata]:
@@ -705,6 +706,7 @@ class BackupManager:
             collection_name: Only this collection.
             storage_options: Options of the object store that it is on. Unset: this repository's.
             tags: Words to find the backups by.
+            link: Whether files may be linked instead of copied, where both are on one disk. Unset: the config's.
             progress: As for `create_backup`.
             timeout: Seconds it may take. Unset: the config's `default_backup_timeout`.
 
@@ -725,7 +727,7 @@ class BackupManager:
         """
         with reporting(progress, f"Taking in {os.fspath(source)}") as sink:
             request = adopt_request(
-                os.fspath(source), collection_name, self.config, storage_options, list(tags), timeout
+                os.fspath(source), collection_name, self.config, storage_options, list(tags), link, timeout
             )
             outcome = await self._engine.run("adopt", request, needs_server=False, sink=sink)
         return [BackupMetadata.model_validate(taken["metadata"]) for taken in outcome.unwrap()]

@@ -17,6 +17,7 @@ from .enums import (
     BackupStorageType,
     BackupType,
     ConflictPolicy,
+    LinkPolicy,
     RestoreProof,
     RestoreVia,
     VerificationType,
@@ -50,6 +51,7 @@ class BackupParams(Model):
         source: Where the rows of a Parquet backup come from: `query`, the server's answers; `binlogs`, the files that
             Milvus keeps, which `milvus_storage` names: a true snapshot, with nothing loaded; `auto`, the files where
             `milvus_storage` is set and they can be read, else the answers. Native backups are the files in any case.
+        link: Whether a native backup may share files with Milvus's storage on the same disk. Unset: the config's.
         prove_stable: Whether to read everything twice and compare, to prove that nobody wrote meanwhile.
         bandwidth_limit_mib: MiB per second that it may move to and from the repository. Unset: the config's.
     """
@@ -67,6 +69,7 @@ class BackupParams(Model):
     resume: bool = True
     duplicates: Literal["fail", "collapse"] = "fail"
     source: Literal["auto", "query", "binlogs"] = "auto"
+    link: LinkPolicy = LinkPolicy.NEVER
     prove_stable: bool = False
     bandwidth_limit_mib: PositiveRate | None = None
 

@@ -17,7 +17,7 @@ use crate::milvus::Client;
 use crate::repository::manifest::{self, Manifest, Resumed, SnapshotKind};
 use crate::repository::names::now;
 use crate::repository::tables::ChunkTable;
-use crate::repository::{Adopted, Attempt, BeginRequest, Repository};
+use crate::repository::{Adopted, Attempt, BeginRequest, Link, Repository};
 use crate::schema::{Collection, Index};
 
 /// What is known before anything is written.
@@ -219,6 +219,11 @@ async fn check_space(session: &Session, plan: &Plan) -> Result<()> {
     // Vectors hardly shrink, text does: half of the estimate is what any backup takes at least.
     let needed = rows.saturating_mul(plan.collection.schema.estimated_row_bytes() as u64) / 2;
     check_room(session.repository()?, &plan.collection.name, needed)
+}
+
+/// Refuses early what takes more than there is room for, unless it may be linked and take none.
+pub(super) fn check_room_unless(link: Link, repository: &Repository, collection: &str, needed: u64) -> Result<()> {
+    if link == Link::Never { check_room(repository, collection, needed) } else { Ok(()) }
 }
 
 /// Refuses early what takes more than there is room for.

@@ -9,8 +9,7 @@ use super::read::DuplicatePolicy;
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result};
 use crate::parquet::WriteOptions;
-use crate::repository::Attempt;
-use crate::repository::manifest;
+use crate::repository::{Attempt, Link, manifest};
 use crate::schema::Collection;
 
 /// What to back up, and how.
@@ -55,6 +54,9 @@ pub struct BackupRequest {
     pub(super) bandwidth_limit_mib: Option<f64>,
     #[serde(default)]
     pub(super) storage_type: manifest::StorageType,
+    /// Whether a native one may share files with Milvus's storage.
+    #[serde(default)]
+    pub(super) link: Link,
     /// The moment that it has to show, for a native one of a set.
     #[serde(default)]
     pub(super) moment: Option<native::snapshot::Moment>,

@@ -22,6 +22,7 @@ use super::hashed_upload::{HashedUpload, Registrar};
 use super::incoming::Folders;
 use super::integrity::hash_blocks;
 use super::lease::{Lease, Terms};
+use super::linking::Link;
 use super::look::{Found, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{self, BackupId, RelativePath, check_backup_name, collection_folder, default_backup_name};
@@ -78,6 +79,8 @@ pub(super) struct Inner {
     /// Folders that files were brought into.
     pub(super) folders: Arc<Folders>,
     committing: bool,
+    /// Whether files that come in may be linked.
+    pub(super) link: Link,
 }
 
 impl Repository {
@@ -110,6 +113,7 @@ impl Repository {
                 predecessor: Mutex::new(None),
                 folders: Arc::default(),
                 committing: false,
+                link: Link::Never,
             }),
         };
         match self.prepare(attempt, &folder, &request, &acquired.dead).await {
@@ -182,6 +186,15 @@ impl Attempt {
     #[must_use]
     pub fn id(&self) -> &BackupId {
         &self.living().id
+    }
+
+    /// The same attempt, in which files that come from the same file system may be linked.
+    #[must_use]
+    pub fn linking(mut self, link: Link) -> Self {
+        if let Some(inner) = &mut self.inner {
+            inner.link = link;
+        }
+        self
     }
 
     /// The backup's name for people.

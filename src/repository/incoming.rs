@@ -2,10 +2,10 @@
 //!
 //! On a local disk such a file is written under its own name at once: nobody reads a backup before its manifest is
 //! there, and what a dead run leaves is swept whatever it is called. It is synced before it counts as written; the
-//! folders that it needs are synced once, before the commit.
+//! folders that it needs are synced once, before the commit. Where it may be linked, it is hashed all the same.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use super::backup::BackupFile;
 use super::copying::blocks_of;
 use super::hashed_upload::Registrar;
 use super::integrity::{OnBytes, hash_blocks};
+use super::linking::{Link, clear, create_anew};
 use super::local::Local;
 use super::look::path_in;
 use super::names::RelativePath;
@@ -61,9 +62,9 @@ impl Attempt {
             (Some(old), Some(new)) => {
                 let parts = (Hasher::new(inner.algorithm()), look, inner.registrar(to)?);
                 let (old, new, folders) = (Arc::clone(old), Arc::clone(new), Arc::clone(&inner.folders));
-                let paths = (from.clone(), target.clone());
+                let (paths, link) = ((from.clone(), target.clone()), inner.link);
                 let told = |failed: Failed| failed.told((source, from), (&inner.store, &target));
-                let begin = move || Moving::begin(&old, &new, (&paths.0, &paths.1), &folders, parts);
+                let begin = move || Moving::begin(&old, &new, (&paths.0, &paths.1), (&folders, link), parts);
                 let Some(mut moving) = blocking(begin).await?.map_err(told)? else { return Ok(None) };
                 loop {
                     let before = moving.bytes;
@@ -172,6 +173,7 @@ impl Attempt {
 
 /// A file on its way between two local disks. Dropped before it is done, it leaves nothing.
 struct Moving<L> {
+    /// What is read: the file that is copied, or the new one where it is linked.
     source: File,
     target: Target,
     hasher: Hasher,
@@ -205,7 +207,8 @@ impl Failed {
 
 /// The file that is written; it goes when it is dropped, unless it is kept.
 struct Target {
-    file: File,
+    /// To be written; none where it was linked.
+    file: Option<File>,
     path: PathBuf,
     kept: bool,
 }
@@ -224,15 +227,22 @@ impl<L: Look> Moving<L> {
         old: &Local,
         new: &Local,
         (from, to): (&RelativePath, &RelativePath),
-        folders: &Folders,
+        (folders, link): (&Folders, Link),
         (hasher, look, registrar): (Hasher, L, Registrar),
     ) -> Result<Option<Box<Self>>, Failed> {
-        let source = match old.open(from) {
+        let mut source = match old.open(from) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other.map_err(Failed::Reading)?,
         };
         let path = folders.make_for(new, to).map_err(Failed::Writing)?;
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path).map_err(Failed::Writing)?;
+        clear(&path).map_err(Failed::Writing)?;
+        let origin = old.locate(from.as_str()).map_err(Failed::Reading)?;
+        let file = if let Some(linked) = link.make(&source, &origin, &path).map_err(Failed::Writing)? {
+            source = linked;
+            None
+        } else {
+            Some(create_anew(&path).map_err(Failed::Writing)?)
+        };
         let target = Target { file, path, kept: false };
         Ok(Some(Box::new(Self { source, target, hasher, look, bytes: 0, registrar, block: Vec::new() })))
     }
@@ -244,13 +254,15 @@ impl<L: Look> Moving<L> {
         Read::by_ref(&mut self.source).take(BLOCK as u64).read_to_end(&mut block).map_err(Failed::Reading)?;
         self.hasher.update(&block);
         self.look.look(&block);
-        self.target.file.write_all(&block).map_err(Failed::Writing)?;
+        if let Some(file) = &mut self.target.file {
+            file.write_all(&block).map_err(Failed::Writing)?;
+        }
         self.bytes += block.len() as u64;
         if block.len() == BLOCK {
             self.block = block;
             return Ok(Step::More(self));
         }
-        self.target.file.sync_all().map_err(Failed::Writing)?;
+        self.target.file.as_ref().unwrap_or(&self.source).sync_all().map_err(Failed::Writing)?;
         let Self { mut target, hasher, look, bytes, registrar, .. } = *self;
         target.kept = true;
         let sum = FileSum { bytes, checksum: hasher.finish() };
@@ -417,5 +429,38 @@ mod tests {
         attempt.discard(&path("binlogs/one")).await.unwrap();
         assert!(take(&attempt, &storages[0].0, "a/one", "binlogs/one").await.unwrap().is_some());
         attempt.abandon().await;
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn linked_files_are_hashed_and_never_written_and_what_cannot_be_linked_is_copied() {
+        use std::os::unix::fs::MetadataExt;
+        for link in [Link::Never, Link::Reflink, Link::Hardlink] {
+            // One folder for both, so that they are on one file system.
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+            let storage = Store::open(&at("milvus"), &BTreeMap::new()).unwrap();
+            let repository = Repository::open(&at("backups"), &BTreeMap::new()).unwrap();
+            storage.put(&path("a/1"), content(3 << 20)).await.unwrap();
+            let attempt = repository.begin(request(Some("one"))).await.unwrap().linking(link);
+            let (id, original) = (attempt.id().clone(), folder.path().join("milvus/a/1"));
+            let copy = folder.path().join(format!("backups/films/{id}/binlogs/1"));
+            // A name that an earlier try left: what it names must not be written into.
+            std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            std::fs::hard_link(&original, &copy).unwrap();
+            let (sum, seen) = take(&attempt, &storage, "a/1", "binlogs/1").await.unwrap().unwrap();
+            assert_eq!((sum.bytes, seen.0 == content(3 << 20)), (3 << 20, true));
+            assert_eq!(sum.checksum, ChecksumAlgorithm::Sha256.of(&content(3 << 20)));
+            let inode = |path: &std::path::Path| std::fs::metadata(path).unwrap().ino();
+            assert_eq!(inode(&copy) == inode(&original), link == Link::Hardlink);
+            assert!(take(&attempt, &storage, "a/2", "binlogs/2").await.unwrap().is_none());
+            let manifest = manifest(&attempt);
+            attempt.commit(manifest).await.unwrap();
+            let backup = repository.find(id.as_str(), None, None).await.unwrap();
+            assert!(backup.check_files(false, &|_| ()).await.unwrap().is_whole());
+            repository.delete(id.as_str(), None, None).await.unwrap();
+            let read = storage.get(&path("a/1"), 4 << 20).await.unwrap();
+            assert!(read.is_some_and(|bytes| bytes == content(3 << 20)));
+        }
     }
 }

@@ -14,6 +14,7 @@
 //! | [`unfinished`] | what a dead run had finished, and how the next one goes on with it |
 //! | [`copying`] | bring a committed backup into another repository |
 //! | [`incoming`] | bring another store's files into a backup |
+//! | [`linking`] | … by a link instead of a copy |
 //! | [`sets`] | which backups were made together |
 //! | [`sweep`] | clear away what dead runs left; delete |
 //! | [`retention`] | which backups a policy keeps, and why ([`prune`]: carry it out) |
@@ -49,6 +50,7 @@ pub mod incoming;
 pub mod integrity;
 pub mod journal;
 pub mod lease;
+pub mod linking;
 mod local;
 mod look;
 pub mod manifest;
@@ -86,6 +88,7 @@ pub use incoming::Look;
 pub use integrity::{FailedFile, FileReport, Hashed, Reason};
 pub use journal::{Journal, JournalEntry, Phase};
 pub use lease::Lease;
+pub use linking::Link;
 pub use manifest::{
     BackupType, Digest, Manifest, PartitionDigest, Resumed, Snapshot, SnapshotKind, State, StorageType,
 };

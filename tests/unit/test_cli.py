@@ -193,14 +193,14 @@ def test_options_reach_the_core(milvault, core):
     milvault("create", "articles", "--name", "n", "--partition", "p", "--partition", "q", "--tag", "t",
              "--no-compression", "--level", "3", "--checksum", "md5", "--no-verify", "--no-indexes",
              "--collapse-duplicates", "--source", "query", "--prove-stable", "--no-resume", "--timeout", "9",
-             "--chunk-size-mb", "8")  # fmt: skip
+             "--chunk-size-mb", "8", "--link", "reflink")  # fmt: skip
     asked = core.request
     expected = {
         "collection_name": "articles", "backup_name": "n", "backup_type": "PARTITION", "partition_names": ["p", "q"],
         "tags": ["t"], "compression_enabled": False, "compression_level": 3, "checksum_algorithm": "MD5",
         "verify_after": False, "include_indexes": False, "duplicates": "collapse", "source": "query",
         "prove_stable": True, "resume": False,
-        "timeout_seconds": 9.0, "chunk_size_mb": 8,
+        "timeout_seconds": 9.0, "chunk_size_mb": 8, "link": "REFLINK",
     }  # fmt: skip
     assert {name: asked[name] for name in expected} == expected
     milvault("restore", "b1", "--collection", "articles", "--target", "copy", "--partition", "p", "--drop-existing",

@@ -66,6 +66,7 @@ async def test_unset_fields_take_the_configs_values_and_set_ones_win(core):
         "tags": [],
         "duplicates": "fail",
         "source": "auto",
+        "link": "NEVER",
         "prove_stable": False,
         "resume": True,
         "checksum_algorithm": "BLAKE2B",

@@ -21,7 +21,7 @@ use crate::milvus::{Segment, SegmentState};
 use crate::repository::manifest::{Manifest, PartitionDigest};
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
-use crate::repository::{Attempt, BeginRequest, Store};
+use crate::repository::{Attempt, BeginRequest, Link, Store};
 use crate::schema::{Collection, Index};
 
 /// What to take in.
@@ -36,6 +36,8 @@ pub struct AdoptRequest {
     collection_name: Option<String>,
     #[serde(default)]
     checksum_algorithm: ChecksumAlgorithm,
+    #[serde(default)]
+    link: Link,
     #[serde(default)]
     tags: Vec<String>,
     #[serde(default)]
@@ -124,7 +126,8 @@ impl Taken<'_> {
     ) -> Result<(Manifest, Vec<String>, String)> {
         let repository = session.repository()?;
         let segments = control.guard(limit, self.segments()).await?;
-        backup::check_room(repository, &self.collection.name, segments.iter().map(SegmentFiles::bytes).sum())?;
+        let needed = segments.iter().map(SegmentFiles::bytes).sum();
+        backup::check_room_unless(request.link, repository, &self.collection.name, needed)?;
         let begin = BeginRequest {
             database: self.collection.database.clone(),
             collection: self.collection.name.clone(),
@@ -134,7 +137,7 @@ impl Taken<'_> {
             resume: false,
         };
         // Not guarded: a lock that is being taken is taken, and then given back.
-        let attempt = repository.begin(begin).await?;
+        let attempt = repository.begin(begin).await?.linking(request.link);
         let storage_path = attempt.storage_path();
         let work = self.write(&segments, request, &attempt, control);
         match backup::guarded(&self.collection.name, &attempt, control, limit, work).await {

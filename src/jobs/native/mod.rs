@@ -42,7 +42,7 @@ use crate::milvus::{Client, Identity, Segment};
 use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
-use crate::repository::{Attempt, BeginRequest, Repository, Store};
+use crate::repository::{Attempt, BeginRequest, Link, Repository, Store};
 use crate::schema::{Collection, Index};
 
 /// How often a moment is planned anew, where its files go before they are copied.
@@ -92,7 +92,7 @@ pub(super) async fn backup(session: &Session, request: &BackupRequest, control: 
         resume: false,
     };
     // Not guarded: a lock that is being taken is taken, and then given back.
-    let attempt = repository.begin(begin).await.map_err(about)?;
+    let attempt = repository.begin(begin).await.map_err(about)?.linking(request.link);
     control.begin();
     let storage_path = attempt.storage_path();
     let work = async {
@@ -129,7 +129,8 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     let pinned = request.moment.is_some();
     let plan = Plan { client, storage, collection, indexes, identity, partitions, pinned };
     let contents = plan.contents(request.moment.clone()).await?;
-    check_space(repository, &plan, &contents)?;
+    let link = if request.storage_type == StorageType::MilvusNative { request.link } else { Link::Never };
+    check_space(repository, &plan, &contents, link)?;
     Ok((plan, contents))
 }
 
@@ -204,9 +205,9 @@ fn replaced(segment: &Segment) -> Error {
 }
 
 /// Refuses early where the files would not fit.
-fn check_space(repository: &Repository, plan: &Plan, contents: &Contents) -> Result<()> {
+fn check_space(repository: &Repository, plan: &Plan, contents: &Contents, link: Link) -> Result<()> {
     let needed = contents.segments.iter().map(SegmentFiles::bytes).sum();
-    backup::check_room(repository, &plan.collection.name, needed)
+    backup::check_room_unless(link, repository, &plan.collection.name, needed)
 }
 
 /// Copies, counts and describes; what the manifest is to say.
