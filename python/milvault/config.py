@@ -87,8 +87,8 @@ class BackupRecoveryConfig(Model):
     milvus_backup_bucket: str | None = None
     """Has to stay unset where native backups are made: they go where all backups go, into an object store too."""
     milvus_storage: Annotated[MilvusStorage | None, BeforeValidator(_storage)] = None
-    """The storage that Milvus itself writes to: where native backups come from, and the rows of Parquet ones. A URL or a
-    path alone will do."""
+    """The storage that Milvus itself writes to: where native backups come from, and the rows of Parquet ones. A URL or
+    a path alone will do."""
 
     link: LinkPolicy = LinkPolicy.NEVER
     """Whether native backups, and those that `adopt_backup` takes in, may share files with where they come from."""
