@@ -389,7 +389,7 @@ class BackupManager:
         """The backups in the repository, newest first. Needs no server.
 
         Backups that milvus-backup made, in folders of the repository's root, are among them, one for each collection,
-        with `owner` `MILVUS_BACKUP`.
+        with `owner` `MILVUS_BACKUP`; but in an object store not where one collection is asked for.
 
         Args:
             collection_name: Only those of this collection.

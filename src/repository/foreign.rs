@@ -147,8 +147,9 @@ impl Repository {
         Ok(self.look_around(None, None).await?.1)
     }
 
-    /// Every folder that may be that of one of our backups, and, as that takes no further request where all are looked at,
-    /// those that are backups of milvus-backup, whatever collections are in them.
+    /// Every folder that may be that of one of our backups, and those that are backups of milvus-backup, whatever
+    /// collections are in them. In an object store, where each other folder would take a request, those are left out
+    /// where one collection is asked for.
     pub(super) async fn look_around(
         &self,
         database: Option<&str>,
@@ -162,6 +163,7 @@ impl Repository {
                 database.is_none_or(|name| name == of_database) && collection.is_none_or(|name| name == of_collection)
             })
         };
+        let everywhere = collection.is_none() || self.store.is_local();
         let mut folders = self.store.list_folders("").await?;
         if let (Some(database), Some(collection)) = (database, collection) {
             // A list may be behind.
@@ -174,7 +176,7 @@ impl Repository {
             let wanted = wanted(&folder);
             async move {
                 let names = if wanted { self.store.list_folders(&folder).await? } else { Vec::new() };
-                let may_be = !wanted || names.iter().any(|name| name == META);
+                let may_be = if wanted { names.iter().any(|name| name == META) } else { everywhere };
                 let foreign = may_be && self.is_foreign(&folder).await?;
                 let ids = names.iter().filter_map(|name| name.parse::<BackupId>().ok());
                 let ids: Vec<_> = ids.map(|id| (folder.clone(), id)).collect();

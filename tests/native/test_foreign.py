@@ -320,7 +320,8 @@ async def test_it_is_read_from_an_object_store(theirs: Path, bucket: str, s3_ser
         with await manager.open_backup(f"s3://{bucket}/backups/nightly") as reader:
             assert as_told(pa.table(reader)) == told()
     async with BackupManager.connect(None, f"s3://{bucket}/backups") as manager:
-        (listed,) = await manager.list_backups("fx_int")
+        assert await manager.list_backups("fx_int") == []  # that would take a request for each folder
+        (listed,) = await manager.list_backups()
         assert (listed.backup_name, listed.owner) == ("nightly", "MILVUS_BACKUP")
         assert (await manager.verify_backup("nightly")).success
         client.delete_object(Bucket=bucket, Key=f"backups/nightly/{_a_delete(theirs)}")
@@ -340,8 +341,8 @@ async def test_a_repository_without_such_backups_is_asked_for_nothing_more(bucke
         # The root, two folders, and of each backup its manifest and its last verification.
         assert len(asked) == 1 + 2 + 6 * 2
         assert len(await manager.list_backups("films")) == 3
-        # The root, one folder with three backups, and whether the other is milvus-backup's.
-        assert len(s3_server.requests(bucket)) - before - len(asked) == 1 + 1 + 3 * 2 + 1
+        # The root, and one folder with three backups.
+        assert len(s3_server.requests(bucket)) - before - len(asked) == 1 + 1 + 3 * 2
 
 
 def _a_delete(theirs: Path) -> str:
