@@ -16,7 +16,7 @@ use super::Session;
 use super::pieces::history;
 use crate::binlog::metadata::{BACKUP_FILE, BackupInfo, CollectionInfo};
 use crate::error::{Error, Kind, Result};
-use crate::repository::{Backup, BackupId, RelativePath, Repository, Store, manifest};
+use crate::repository::{Backup, BackupId, Owner, RelativePath, Repository, Store, manifest};
 use crate::schema::Collection;
 pub(super) use describe::{fill_in, noted_moment, segments};
 
@@ -204,7 +204,7 @@ pub(super) async fn within(
 
 /// The backup at its own moment where one is asked for: the noted one, or that of the latest row or delete in its files.
 pub(super) async fn settled(backup: Backup, as_of: bool) -> Result<Backup> {
-    if !as_of || backup.manifest().snapshot.timestamp.is_some() {
+    if !as_of || backup.owner() == Owner::Milvault || backup.manifest().snapshot.timestamp.is_some() {
         return Ok(backup);
     }
     let collection: Collection = serde_json::from_value(backup.schema().await?)
