@@ -160,6 +160,7 @@ async def test_a_file_that_is_missing_or_damaged_is_named_and_nothing_is_left(se
             refused = await manager.create_backup(name)
             assert isinstance(refused.error, BackupError)
             assert "was not backed up" in refused.error_message
+            assert 'source="query"' in refused.error_message
             assert files[-1].parent.name in refused.error_message
             files[-1].unlink(missing_ok=True)
             files[-1].write_bytes(content)

@@ -14,6 +14,17 @@ from tests.servers.process import accepts, free_ports, spawn, stop, wait_until
 KEY, SECRET, REGION = "testing", "testing-secret", "us-east-1"
 
 
+def options_of(port: int, key: str, secret: str) -> dict[str, str]:
+    """What a repository on an S3 server at a loopback port needs to be told."""
+    return {
+        "aws_endpoint": f"http://127.0.0.1:{port}",
+        "aws_access_key_id": key,
+        "aws_secret_access_key": secret,
+        "aws_region": REGION,
+        "aws_allow_http": "true",
+    }
+
+
 class S3Server:
     """Holds buckets in memory until it is stopped."""
 
@@ -30,13 +41,7 @@ class S3Server:
     @property
     def options(self) -> dict[str, str]:
         """What a repository on this server needs to be told."""
-        return {
-            "aws_endpoint": self.endpoint,
-            "aws_access_key_id": KEY,
-            "aws_secret_access_key": SECRET,
-            "aws_region": REGION,
-            "aws_allow_http": "true",
-        }
+        return options_of(self.port, KEY, SECRET)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.servers.process import accepts, free_ports, spawn, stop, wait_until
+from tests.servers.s3 import options_of
 
 VERSION = "0.14.1"
 KEY, SECRET = "testing", "testing-secret"
@@ -31,13 +32,7 @@ class S3sFs:
     @property
     def options(self) -> dict[str, str]:
         """What a repository on this server needs to be told."""
-        return {
-            "aws_endpoint": f"http://127.0.0.1:{self.port}",
-            "aws_access_key_id": KEY,
-            "aws_secret_access_key": SECRET,
-            "aws_region": "us-east-1",
-            "aws_allow_http": "true",
-        }
+        return options_of(self.port, KEY, SECRET)
 
     def start(self, bucket: str) -> S3sFs:
         """Starts it with one bucket and waits until it accepts connections."""

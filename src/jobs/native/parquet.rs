@@ -88,7 +88,12 @@ pub(super) async fn write(
             return Err(error);
         }
         if plan.pinned || planned == super::PLANS {
-            return Err(error.into_kind(Kind::Backup).context(format!("'{}' was not backed up", plan.collection.name)));
+            // What the cause advises is for backups, whose files are not written by a server.
+            let told = format!(
+                "'{}' was not backed up: Milvus's own files do not hold it whole, {planned} times over. Read its rows from the server with source=\"query\". The cause",
+                plan.collection.name
+            );
+            return Err(error.into_kind(Kind::Backup).context(told));
         }
         tracing::info!(reason = %error, "the files of a moment could not be read whole: a new one is taken");
         for name in &names {
