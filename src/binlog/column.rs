@@ -52,9 +52,9 @@ pub(super) fn column(field: &Field, stored: &ArrayRef) -> Result<ArrayRef, Strin
         }
         DataType::Int8Vector => vectors::<i8>(field, stored, |values| Arc::new(Int8Array::new(values, None))),
         DataType::Bfloat16Vector | DataType::BinaryVector => {
-            let bytes = stored.as_fixed_size_binary_opt().ok_or_else(misfit)?;
             let arrow = field.arrow().map_err(|error| error.message().to_owned())?;
-            (*arrow.data_type() == *bytes.data_type()).then(|| Arc::clone(stored)).ok_or_else(misfit)
+            let ArrowType::FixedSizeBinary(width) = *arrow.data_type() else { return Err(misfit()) };
+            Ok(Arc::new(fixed(stored, width).ok_or_else(misfit)?))
         }
         DataType::SparseFloatVector => sparse(field, stored).ok_or_else(misfit)?,
         DataType::Geometry => Err(format!(
@@ -126,14 +126,11 @@ fn vectors<T: ArrowNativeType>(
 ) -> Result<ArrayRef, String> {
     let dimension = field.dimension().map_err(|error| error.message().to_owned())?;
     let width = dimension * size_of::<T>();
-    let bytes = stored
-        .as_fixed_size_binary_opt()
-        .filter(|bytes| usize::try_from(bytes.value_length()) == Ok(width))
-        .ok_or_else(|| {
-            format!("holds {:?} where vectors of '{}' have {width} bytes", stored.data_type(), field.name)
-        })?;
+    let bytes = i32::try_from(width).ok().and_then(|width| fixed(stored, width)).ok_or_else(|| {
+        format!("holds {:?} where vectors of '{}' have {width} bytes", stored.data_type(), field.name)
+    })?;
     let count = bytes.len() * dimension;
-    let buffer = values(bytes);
+    let buffer = values(&bytes);
     let buffer =
         if buffer.as_ptr().align_offset(align_of::<T>()) == 0 { buffer } else { Buffer::from(buffer.as_slice()) };
     let arrow = field.arrow().map_err(|error| error.message().to_owned())?;
@@ -143,6 +140,24 @@ fn vectors<T: ArrowNativeType>(
     let list =
         FixedSizeListArray::try_new(item, length, array(ScalarBuffer::new(buffer, 0, count)), bytes.nulls().cloned());
     list.map(|list| Arc::new(list) as ArrayRef).map_err(|error| error.to_string())
+}
+
+/// Values of `width` bytes each, or nulls. Read: vectors that may be null are stored with their length.
+fn fixed(stored: &ArrayRef, width: i32) -> Option<FixedSizeBinaryArray> {
+    if let Some(bytes) = stored.as_fixed_size_binary_opt() {
+        return (bytes.value_length() == width).then(|| bytes.clone());
+    }
+    let bytes = stored.as_binary_opt::<i32>()?;
+    let blank = vec![0; usize::try_from(width).ok()?];
+    let mut values = Vec::with_capacity(bytes.len() * blank.len());
+    for value in bytes {
+        let value = value.unwrap_or(&blank);
+        if value.len() != blank.len() {
+            return None;
+        }
+        values.extend_from_slice(value);
+    }
+    FixedSizeBinaryArray::try_new(width, values.into(), bytes.nulls().cloned()).ok()
 }
 
 /// The bytes of an array's own rows; it may be a slice of a longer one.

@@ -4,12 +4,17 @@
 use super::metadata::{FieldLogs, SEGMENT_FILE, SegmentInfo};
 use crate::error::{Error, Kind, Result};
 
+/// The version of Milvus's storage since which several fields are in one file; before, each has files of its own.
+pub const PACKED: i64 = 2;
+/// The newest version of Milvus's storage that is read.
+pub const NEWEST_STORAGE: i64 = PACKED;
+
 /// A file that the metadata names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
     /// Its path below the backup's folder.
     pub path: String,
-    /// Milvus's number of the field; 0 for deletes.
+    /// Milvus's number of the field, or of the group of fields in storage version 2; 0 for deletes.
     pub field: i64,
     /// Its own number, and its name.
     pub number: i64,
@@ -53,15 +58,15 @@ impl SegmentInfo {
     /// Refuses what this version does not read.
     ///
     /// # Errors
-    /// [`Kind::SchemaIncompatible`] where several fields are in one file.
+    /// [`Kind::SchemaIncompatible`] for a form of storage that came after version 2.
     pub fn require_known(&self) -> Result<()> {
-        if self.storage_version < 2 {
+        if self.storage_version <= NEWEST_STORAGE {
             return Ok(());
         }
         Err(Error::new(
             Kind::SchemaIncompatible,
             format!(
-                "segment {} is of Milvus's storage version {}, which keeps several fields in one file; this version does not read it",
+                "segment {} is of Milvus's storage version {}, and this version reads those up to {NEWEST_STORAGE}",
                 self.segment_id, self.storage_version
             ),
         ))

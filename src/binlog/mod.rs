@@ -3,6 +3,7 @@
 //! | file | its one idea |
 //! |---|---|
 //! | [`event`] | one file, taken apart: a descriptor and events, each with a Parquet file as its payload |
+//! | [`packed`] | one file of storage version 2: several fields in a Parquet file, without events |
 //! | `payload` | those Parquet files, opened with care |
 //! | `column` | a field's values as they are stored → its Arrow column |
 //! | [`deletes`] | which keys were deleted when |
@@ -11,8 +12,8 @@
 //! | [`layout`] | where a segment's files lie in a backup's folder |
 //!
 //! Checked on files that Milvus 2.3.5 and milvus-backup v0.5.16 wrote; what is read from public descriptions alone is
-//! marked. Storage version 2, which keeps several fields in one file, is refused. Whatever the bytes are, the answer is rows or an
-//! error that names the file. Nothing here knows where files live, nor a server.
+//! marked. Whatever the bytes are, the answer is rows or an error that names the file. Nothing here knows where files live, nor
+//! a server.
 
 mod column;
 pub mod deletes;
@@ -20,8 +21,11 @@ pub mod description;
 pub mod event;
 pub mod layout;
 pub mod metadata;
+pub mod packed;
 mod payload;
 pub mod segment;
+#[cfg(test)]
+mod packed_tests;
 #[cfg(test)]
 mod tests;
 

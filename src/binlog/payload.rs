@@ -1,23 +1,34 @@
-//! The Parquet files within binlogs: opened with care, since a backup may be damaged.
+//! The Parquet files within binlogs, or in their place: opened with care, since a backup may be damaged.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow_array::RecordBatch;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 
-use super::event::{Binlog, EventKind, damaged, unreadable};
+use super::event::{Binlog, Descriptor, EventKind, damaged, unreadable};
+use super::packed::{self, Packed};
 use crate::error::Result;
 use crate::parquet::{Source, pages};
 
-/// The payloads of one binlog file, opened: their footers are read.
+/// One file, opened: the footers of its payloads are read.
+#[derive(Clone)]
 pub(super) struct LogReader {
     name: String,
-    log: Binlog,
     payloads: Vec<(Source, ArrowReaderMetadata)>,
     rows: u64,
+    form: Form,
+}
+
+/// What a file says of itself.
+#[derive(Clone)]
+enum Form {
+    /// A binlog: the values of one field, or deletes.
+    Events(Descriptor),
+    /// A Parquet file: the columns of several fields.
+    Packed(Packed),
 }
 
 impl LogReader {
@@ -26,27 +37,25 @@ impl LogReader {
     /// # Errors
     /// [`crate::error::Kind::BackupCorrupted`] with `failed_files`; [`crate::error::Kind::Storage`].
     pub(super) fn open(source: &Source, kind: EventKind, name: &str) -> Result<Self> {
+        if packed::begins(source, name)? {
+            let metadata = metadata(source, name)?;
+            let packed = Packed::of(metadata.metadata()).map_err(|what| damaged(name, what))?;
+            let (rows, payloads) = (packed.rows, vec![(source.clone(), metadata)]);
+            return Ok(Self { name: name.to_owned(), payloads, rows, form: Form::Packed(packed) });
+        }
         let log = Binlog::open(source, kind, name)?;
         let (mut payloads, mut rows) = (Vec::with_capacity(log.payloads.len()), 0u64);
-        for payload in &log.payloads {
-            let metadata = guard(payload, name, || {
-                let footer = ParquetMetaDataReader::new()
-                    .with_column_index_policy(PageIndexPolicy::Skip)
-                    .with_offset_index_policy(PageIndexPolicy::Skip)
-                    .parse_and_finish(payload)
-                    .map_err(|error| error.to_string())?;
-                ArrowReaderMetadata::try_new(footer.into(), ArrowReaderOptions::new().with_skip_arrow_metadata(true))
-                    .map_err(|error| error.to_string())
-            })?;
+        for payload in log.payloads {
+            let metadata = metadata(&payload, name)?;
             for group in metadata.metadata().row_groups() {
                 rows = u64::try_from(group.num_rows())
                     .ok()
                     .and_then(|count| rows.checked_add(count))
                     .ok_or_else(|| damaged(name, "has a number of rows that is none"))?;
             }
-            payloads.push((payload.clone(), metadata));
+            payloads.push((payload, metadata));
         }
-        Ok(Self { name: name.to_owned(), log, payloads, rows })
+        Ok(Self { name: name.to_owned(), payloads, rows, form: Form::Events(log.descriptor) })
     }
 
     /// The rows of all payloads, by their footers.
@@ -59,21 +68,63 @@ impl LogReader {
         &self.name
     }
 
-    /// What the file says of itself.
-    pub(super) fn descriptor(&self) -> super::event::Descriptor {
-        self.log.descriptor
+    /// What the file says of itself, if it is a binlog.
+    pub(super) fn descriptor(&self) -> Option<Descriptor> {
+        match &self.form {
+            Form::Events(descriptor) => Some(*descriptor),
+            Form::Packed(_) => None,
+        }
     }
 
-    /// All rows in order, in batches of up to `batch_rows`.
+    /// Whether it has a column of this field.
+    pub(super) fn has(&self, field: i64) -> bool {
+        match &self.form {
+            Form::Events(descriptor) => descriptor.field == field,
+            Form::Packed(packed) => packed.columns.contains_key(&field),
+        }
+    }
+
+    /// The hybrid timestamp of its latest row, at the latest.
+    pub(super) fn latest(&self) -> u64 {
+        match &self.form {
+            Form::Events(descriptor) => descriptor.end,
+            Form::Packed(packed) => packed.times.map_or(0, |(_, end)| end),
+        }
+    }
+
+    /// All rows in order, in batches of up to `batch_rows`, with all columns.
     pub(super) fn batches(self, batch_rows: usize) -> LogBatches {
+        self.read(batch_rows, None)
+    }
+
+    /// As [`LogReader::batches`], with the column of a field alone.
+    pub(super) fn batches_of(self, field: i64, batch_rows: usize) -> LogBatches {
+        let column = match &self.form {
+            // It has one, and where it has more that is found when it is read.
+            Form::Events(_) => None,
+            Form::Packed(packed) => packed.columns.get(&field).copied(),
+        };
+        self.read(batch_rows, column)
+    }
+
+    fn read(self, batch_rows: usize, column: Option<usize>) -> LogBatches {
         LogBatches {
             name: self.name,
             payloads: self.payloads.into_iter(),
             current: None,
             batch_rows,
+            column,
             rows_left: self.rows,
         }
     }
+}
+
+fn metadata(payload: &Source, name: &str) -> Result<ArrowReaderMetadata> {
+    let footer = packed::footer(payload, name)?;
+    guard(payload, name, || {
+        ArrowReaderMetadata::try_new(footer.into(), ArrowReaderOptions::new().with_skip_arrow_metadata(true))
+            .map_err(|error| error.to_string())
+    })
 }
 
 /// Rows of one file, batch by batch.
@@ -82,6 +133,8 @@ pub(super) struct LogBatches {
     payloads: std::vec::IntoIter<(Source, ArrowReaderMetadata)>,
     current: Option<(Source, ParquetRecordBatchReader)>,
     batch_rows: usize,
+    /// The place of the only column that is read, where not all are.
+    column: Option<usize>,
     rows_left: u64,
 }
 
@@ -93,7 +146,9 @@ impl LogBatches {
                 Some(current) => (&current.0, &mut current.1),
                 None => match self.payloads.next() {
                     Some((source, metadata)) => {
-                        let reader = guard(&source, &self.name, || open(&source, metadata, self.batch_rows))?;
+                        let reader = guard(&source, &self.name, || {
+                            open(&source, metadata, self.batch_rows, self.column)
+                        })?;
                         let current = self.current.insert((source, reader));
                         (&current.0, &mut current.1)
                     }
@@ -116,9 +171,18 @@ impl LogBatches {
     }
 }
 
-fn open(source: &Source, metadata: ArrowReaderMetadata, batch_rows: usize) -> Result<ParquetRecordBatchReader, String> {
+fn open(
+    source: &Source,
+    metadata: ArrowReaderMetadata,
+    batch_rows: usize,
+    column: Option<usize>,
+) -> Result<ParquetRecordBatchReader, String> {
+    let columns = match column {
+        Some(place) => ProjectionMask::roots(metadata.parquet_schema(), [place]),
+        None => ProjectionMask::all(),
+    };
     for group in metadata.metadata().row_groups() {
-        for column in group.columns() {
+        for (_, column) in group.columns().iter().enumerate().filter(|(leaf, _)| columns.leaf_included(*leaf)) {
             let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
             let start = u64::try_from(start).map_err(|_| "has a column before its begin")?;
             let length = u64::try_from(column.compressed_size()).map_err(|_| "has a column of no length")?;
@@ -127,6 +191,7 @@ fn open(source: &Source, metadata: ArrowReaderMetadata, batch_rows: usize) -> Re
         }
     }
     ParquetRecordBatchReaderBuilder::new_with_metadata(source.clone(), metadata)
+        .with_projection(columns)
         .with_batch_size(batch_rows)
         .build()
         .map_err(|error| error.to_string())

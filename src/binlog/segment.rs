@@ -2,7 +2,11 @@
 //!
 //! A field's files follow each other in the order of their numbers, and each field has as many rows. A server that tried
 //! an upload again may have left files of the first try in some fields' folders; those are told apart by what each file
-//! says of its rows (the earliest and latest timestamp, and how many), and left out where that leaves no doubt.
+//! says of its rows (the earliest and latest timestamp, and how many), and left out where that leaves no doubt. A field
+//! that was added to the collection later has no rows in a segment's earlier files, and nulls in their place.
+//!
+//! In storage version 2 there is a group of fields in place of a field; its files say nothing of their rows' times, so
+//! that all groups have to have files of the same numbers of rows, and nothing is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,49 +37,55 @@ pub struct SegmentFiles {
     pub segment: i64,
     /// How many rows the metadata promises, before deletes.
     pub promised: Option<u64>,
-    /// By field, in the order of the files' numbers.
+    /// By field (in storage version 2, by group of fields), in the order of the files' numbers.
     pub fields: BTreeMap<i64, Vec<LogFile>>,
 }
 
 /// A segment, opened: its files' footers are read and agree with each other.
 pub struct Segment {
     id: i64,
-    fields: BTreeMap<i64, Vec<LogReader>>,
+    /// By field, or by group of fields.
+    groups: BTreeMap<i64, Vec<LogReader>>,
+    is_packed: bool,
     rows: u64,
     latest: u64,
     orphans: Vec<String>,
 }
 
-/// How a file's rows are known: earliest and latest timestamp, and how many.
-type Span = (u64, u64, u64);
+/// How a file's rows are known: earliest and latest timestamp, where the file tells them, and how many.
+type Span = (Option<(u64, u64)>, u64);
 
 impl Segment {
-    /// Opens the files that are needed of a segment: those of `fields` (by number), and the timestamps.
+    /// Opens the files that are needed of a segment of a collection: those of the fields that are asked for later (by
+    /// number; in storage version 2 all groups), and the timestamps.
     ///
     /// # Errors
     /// [`Kind::BackupCorrupted`] with `failed_files` where a file is damaged or missing, or fields have different rows.
-    pub fn open(files: SegmentFiles) -> Result<Self> {
-        let mut fields = BTreeMap::new();
-        for (field, logs) in files.fields {
+    pub fn open(files: SegmentFiles, schema: &CollectionSchema) -> Result<Self> {
+        let mut groups = BTreeMap::new();
+        let mut is_packed = false;
+        for (group, logs) in files.fields {
             let mut readers = Vec::with_capacity(logs.len());
             for log in logs {
                 let reader = LogReader::open(&log.source, EventKind::Insert, &log.path)?;
-                let said = reader.descriptor();
-                if said.field != field || said.segment != files.segment {
-                    return Err(damaged(
-                        &log.path,
-                        &format!("says it is of field {} of segment {}", said.field, said.segment),
-                    ));
+                match reader.descriptor() {
+                    Some(said) if said.field != group || said.segment != files.segment => {
+                        let what = format!("says it is of field {} of segment {}", said.field, said.segment);
+                        return Err(damaged(&log.path, &what));
+                    }
+                    Some(_) => {}
+                    None => is_packed = true,
                 }
                 readers.push(reader);
             }
-            fields.insert(field, readers);
+            groups.insert(group, readers);
         }
-        let mut segment = Self { id: files.segment, fields, rows: 0, latest: 0, orphans: Vec::new() };
-        segment.align(files.promised)?;
-        let times = segment.fields.get(&TIMESTAMP_FIELD).ok_or_else(|| segment.without("timestamps (field 1)"))?;
-        segment.rows = times.iter().map(LogReader::rows).sum();
-        segment.latest = times.iter().map(|log| log.descriptor().end).max().unwrap_or(0);
+        let mut segment = Self { id: files.segment, groups, is_packed, rows: 0, latest: 0, orphans: Vec::new() };
+        let timestamps = segment.group_of(TIMESTAMP_FIELD)?.ok_or_else(|| segment.without("timestamps (field 1)"))?;
+        segment.align(timestamps, files.promised, schema)?;
+        let times = &segment.groups[&timestamps];
+        (segment.rows, segment.latest) =
+            (times.iter().map(LogReader::rows).sum(), times.iter().map(LogReader::latest).max().unwrap_or(0));
         Ok(segment)
     }
 
@@ -105,24 +115,45 @@ impl Segment {
         .with("failed_files", vec![format!("segment {}", self.id)])
     }
 
-    /// Makes sure that all fields have the same rows in the same order.
-    fn align(&mut self, promised: Option<u64>) -> Result<()> {
+    /// The group that a field is in, if any of its files has a column of it.
+    fn group_of(&self, field: i64) -> Result<Option<i64>> {
+        if !self.is_packed {
+            return Ok(self.groups.contains_key(&field).then_some(field));
+        }
+        let mut groups = self.groups.iter().filter(|(_, logs)| logs.iter().any(|log| log.has(field)));
+        let first = groups.next().map(|(group, _)| *group);
+        match groups.next().and_then(|(_, logs)| logs.iter().find(|log| log.has(field))) {
+            Some(again) => Err(damaged(again.name(), &format!("has field {field}, which another group of files has too"))),
+            None => Ok(first),
+        }
+    }
+
+    /// Makes sure that all fields have the rows of the timestamps, in the same order.
+    fn align(&mut self, timestamps: i64, promised: Option<u64>, schema: &CollectionSchema) -> Result<()> {
         let spans = |logs: &[LogReader]| logs.iter().map(span).collect::<Vec<_>>();
-        let all: Vec<Vec<Span>> = self.fields.values().map(|logs| spans(logs)).collect();
-        let total = |spans: &[Span]| spans.iter().map(|span| span.2).sum::<u64>();
+        let all: BTreeMap<i64, Vec<Span>> = self.groups.iter().map(|(group, logs)| (*group, spans(logs))).collect();
+        let total = |spans: &[Span]| spans.iter().map(|span| span.1).sum::<u64>();
         let agrees = |spans: &[Span]| promised.is_none_or(|promised| promised == total(spans));
-        let first = all.first().cloned().unwrap_or_default();
-        if all.iter().all(|spans| *spans == first) && agrees(&first) {
+        let rows = all.get(&timestamps).cloned().unwrap_or_default();
+        // Read: a field that was added later has no files from before, and nulls in those rows.
+        let is_later = |group: i64, spans: &[Span]| {
+            let nullable = schema.fields.iter().any(|field| field.id == group && field.nullable);
+            !self.is_packed && nullable && rows.ends_with(spans)
+        };
+        if all.iter().all(|(group, spans)| *spans == rows || is_later(*group, spans)) && agrees(&rows) {
             return Ok(());
+        }
+        if self.is_packed {
+            return Err(self.misaligned(promised));
         }
         // What only some fields have is left of an upload that was tried again.
         let common: BTreeSet<Span> =
-            first.iter().copied().filter(|span| all.iter().all(|spans| spans.contains(span))).collect();
+            rows.iter().copied().filter(|span| all.values().all(|spans| spans.contains(span))).collect();
         let kept: Vec<Vec<Span>> =
-            all.iter().map(|spans| spans.iter().copied().filter(|span| common.contains(span)).collect()).collect();
+            all.values().map(|spans| spans.iter().copied().filter(|span| common.contains(span)).collect()).collect();
         let whole = kept.first().filter(|whole| promised.is_some() && common.len() == whole.len() && agrees(whole));
         if whole.is_some_and(|whole| kept.iter().all(|spans| spans == whole)) {
-            for logs in self.fields.values_mut() {
+            for logs in self.groups.values_mut() {
                 let (whole, orphans) = std::mem::take(logs).into_iter().partition(|log| common.contains(&span(log)));
                 *logs = whole;
                 self.orphans.extend(orphans.iter().map(|log: &LogReader| log.name().to_owned()));
@@ -132,23 +163,36 @@ impl Segment {
         Err(self.misaligned(promised))
     }
 
+    /// A field's rows, part by part.
+    fn column(&self, field: i64, batch_rows: usize) -> Result<Files> {
+        let logs = self.group_of(field)?.map(|group| &self.groups[&group][..]).unwrap_or_default();
+        let part = |log: &LogReader| if log.has(field) { Part::Rows(log.clone()) } else { Part::Gap(log.rows()) };
+        let mut parts: Vec<Part> = logs.iter().map(part).collect();
+        let earlier = self.rows.saturating_sub(logs.iter().map(LogReader::rows).sum());
+        if earlier > 0 {
+            parts.insert(0, Part::Gap(earlier));
+        }
+        Ok(Files::new(field, parts, batch_rows))
+    }
+
     fn misaligned(&self, promised: Option<u64>) -> Error {
         let mut by_rows: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
-        for (field, logs) in &self.fields {
+        for (field, logs) in &self.groups {
             by_rows.entry(logs.iter().map(LogReader::rows).sum()).or_default().push(*field);
         }
+        let what = if self.is_packed { "group" } else { "field" };
         let counts = by_rows
             .iter()
             .map(|(rows, fields)| {
                 let fields = fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                format!("{rows} rows in field {fields}")
+                format!("{rows} rows in {what} {fields}")
             })
             .collect::<Vec<_>>()
             .join("; ");
         let told = promised.map(|rows| format!(", and its metadata tells of {rows}")).unwrap_or_default();
         // The fewest fields that disagree are the likely culprits; where none do, all of the segment is.
         let odd = by_rows.values().min_by_key(|fields| fields.len()).filter(|_| by_rows.len() > 1);
-        let logs = self.fields.iter().filter(|(field, _)| odd.is_none_or(|odd| odd.contains(field)));
+        let logs = self.groups.iter().filter(|(field, _)| odd.is_none_or(|odd| odd.contains(field)));
         let files: Vec<String> = logs.flat_map(|(_, logs)| logs.iter().map(|log| log.name().to_owned())).collect();
         Error::new(
             Kind::BackupCorrupted,
@@ -182,7 +226,7 @@ impl Segment {
     /// # Errors
     /// [`Kind::BackupCorrupted`] where a field that rows need has no files.
     pub fn batches(
-        mut self,
+        self,
         schema: &CollectionSchema,
         columns: &[&str],
         deletes: Arc<Deletes>,
@@ -195,23 +239,23 @@ impl Segment {
         let indices: Vec<usize> = wanted.iter().filter_map(|field| whole.index_of(&field.name).ok()).collect();
         let arrow = whole.project(&indices).map_err(|error| internal(error.to_string()))?;
         let late = at.is_some_and(|at| self.latest > at);
-        let mut open = |number: i64| Files::new(self.fields.remove(&number).unwrap_or_default(), batch_rows);
+        let open = |number: i64| self.column(number, batch_rows);
         let key = schema.primary_key()?;
         let picking = if late || !deletes.is_empty() {
-            let keys = if wanted.iter().any(|field| field.id == key.id) { None } else { Some(open(key.id)) };
-            Some(Picking { times: open(TIMESTAMP_FIELD), keys, key: key.clone(), deletes, at })
+            let keys = if wanted.iter().any(|field| field.id == key.id) { None } else { Some(open(key.id)?) };
+            Some(Picking { times: open(TIMESTAMP_FIELD)?, keys, key: key.clone(), deletes, at })
         } else {
             None
         };
         let keys = picking.as_ref().and_then(|picking| picking.keys.as_ref());
-        if self.rows > 0 && keys.is_some_and(Files::is_empty) {
+        if keys.is_some_and(Files::has_gaps) {
             return Err(self.without(&format!("primary keys ({})", key.id)));
         }
         let mut sources = Vec::with_capacity(wanted.len());
         for field in wanted {
-            let files = open(field.id);
+            let files = open(field.id)?;
             // Read: a field that was added later has no files in older segments, and its rows are null.
-            if files.is_empty() && self.rows > 0 && (!field.nullable || field.default_value.is_some()) {
+            if files.has_gaps() && (!field.nullable || field.default_value.is_some()) {
                 return Err(self.without(&format!("field '{}' ({})", field.name, field.id)));
             }
             sources.push((field.clone(), files));
@@ -221,54 +265,94 @@ impl Segment {
 }
 
 fn span(log: &LogReader) -> Span {
-    (log.descriptor().start, log.descriptor().end, log.rows())
+    (log.descriptor().map(|said| (said.start, said.end)), log.rows())
 }
 
-/// A field's files, read one after another.
+/// Some of a field's rows.
+enum Part {
+    /// Those of a file.
+    Rows(LogReader),
+    /// As many that the field has none of: it was added later.
+    Gap(u64),
+}
+
+/// A field's rows, read one file after another.
 struct Files {
-    left: std::vec::IntoIter<LogReader>,
+    field: i64,
+    left: std::vec::IntoIter<Part>,
     name: String,
     current: Option<LogBatches>,
-    buffer: Option<ArrayRef>,
+    buffer: Buffer,
     batch_rows: usize,
 }
 
+/// Rows that are at hand.
+enum Buffer {
+    Stored(ArrayRef),
+    Nulls(u64),
+}
+
 impl Files {
-    fn new(files: Vec<LogReader>, batch_rows: usize) -> Self {
-        Self { left: files.into_iter(), name: String::new(), current: None, buffer: None, batch_rows }
+    fn new(field: i64, parts: Vec<Part>, batch_rows: usize) -> Self {
+        Self {
+            field,
+            left: parts.into_iter(),
+            name: String::new(),
+            current: None,
+            buffer: Buffer::Nulls(0),
+            batch_rows,
+        }
     }
 
-    fn is_empty(&self) -> bool {
-        self.left.len() == 0 && self.current.is_none()
+    /// Whether the field lacks rows of the segment; before anything is read.
+    fn has_gaps(&self) -> bool {
+        self.left.as_slice().iter().any(|part| matches!(part, Part::Gap(_)))
     }
 
     /// How many rows are at hand; some are fetched where there are none.
     fn ready(&mut self) -> Result<usize> {
         loop {
-            if let Some(buffer) = self.buffer.as_ref().filter(|buffer| !buffer.is_empty()) {
-                return Ok(buffer.len());
+            let ready = match &self.buffer {
+                Buffer::Stored(array) => array.len(),
+                Buffer::Nulls(rows) => usize::try_from(*rows).unwrap_or(usize::MAX),
+            };
+            if ready > 0 {
+                return Ok(ready);
             }
             if let Some(current) = &mut self.current {
                 match current.next()? {
-                    Some(batch) if batch.num_columns() == 1 => self.buffer = Some(Arc::clone(batch.column(0))),
+                    Some(batch) if batch.num_columns() == 1 => {
+                        self.buffer = Buffer::Stored(Arc::clone(batch.column(0)));
+                    }
                     Some(_) => return Err(damaged(&self.name, "holds more than one column")),
                     None => self.current = None,
                 }
-            } else if let Some(next) = self.left.next() {
-                next.name().clone_into(&mut self.name);
-                self.current = Some(next.batches(self.batch_rows));
-            } else {
-                return Ok(0);
+                continue;
+            }
+            match self.left.next() {
+                Some(Part::Rows(next)) => {
+                    next.name().clone_into(&mut self.name);
+                    self.current = Some(next.batches_of(self.field, self.batch_rows));
+                }
+                Some(Part::Gap(rows)) => self.buffer = Buffer::Nulls(rows),
+                None => return Ok(0),
             }
         }
     }
 
+    /// The next rows, of which as many are at hand; none where the field has none of them.
     fn take(&mut self, rows: usize) -> Option<ArrayRef> {
-        let buffer = self.buffer.take()?;
-        if buffer.len() > rows {
-            self.buffer = Some(buffer.slice(rows, buffer.len() - rows));
+        match &mut self.buffer {
+            Buffer::Stored(array) => {
+                let taken = array.slice(0, rows);
+                *array = array.slice(rows, array.len() - rows);
+                Some(taken)
+            }
+            Buffer::Nulls(left) => {
+                *left = left.saturating_sub(rows as u64);
+                None
+            }
         }
-        Some(buffer.slice(0, rows))
     }
 }
 
@@ -302,9 +386,7 @@ impl SegmentBatches {
         while self.rows_left > 0 {
             let mut rows = usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(self.batch_rows);
             for (_, files) in &mut self.sources {
-                if !files.is_empty() || files.buffer.is_some() {
-                    rows = rows.min(files.ready()?);
-                }
+                rows = rows.min(files.ready()?);
             }
             if let Some(picking) = &mut self.picking {
                 rows = rows.min(picking.times.ready()?);

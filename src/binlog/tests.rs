@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::sync::Arc;
 
+use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::*;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/milvus-backup/fx_int");
 
-fn info() -> BackupInfo {
+pub(super) fn info() -> BackupInfo {
     serde_json::from_slice(&fs::read(format!("{FIXTURE}/{}", metadata::FULL_FILE)).unwrap()).unwrap()
 }
 
@@ -25,7 +26,7 @@ fn logs(folder: &str, logs: &[metadata::Log]) -> Vec<LogFile> {
     logs.iter().map(file).collect()
 }
 
-fn files(info: &SegmentInfo) -> (SegmentFiles, Vec<LogFile>) {
+pub(super) fn files(info: &SegmentInfo) -> (SegmentFiles, Vec<LogFile>) {
     let below = format!("{}/{}/{}/{}", info.collection_id, info.partition_id, info.group_id, info.segment_id);
     let fields = info
         .binlogs
@@ -56,8 +57,8 @@ fn floats(list: &Value) -> Vec<f32> {
     list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
 }
 
-#[test]
-fn a_real_backup_gives_exactly_the_rows_that_lived() {
+/// Compares the rows that live in all segments, each with the files that `arranged` makes of the real ones.
+pub(super) fn assert_rows_that_lived(arranged: impl Fn((SegmentFiles, Vec<LogFile>)) -> (SegmentFiles, Vec<LogFile>)) {
     let info = info();
     let collection = description::collection(&info.collection_backups[0]).unwrap();
     let names: Vec<&str> = collection.schema.fields.iter().map(|field| &*field.name).collect();
@@ -65,9 +66,9 @@ fn a_real_backup_gives_exactly_the_rows_that_lived() {
     assert_eq!(expected.len(), 1882);
     for partition in &info.collection_backups[0].partition_backups {
         for segment in &partition.segment_backups {
-            let (files, deltas) = files(segment);
+            let (files, deltas) = arranged(files(segment));
             let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-            let segment = Segment::open(files).unwrap();
+            let segment = Segment::open(files, &collection.schema).unwrap();
             for batch in segment.batches(&collection.schema, &names, deletes, None, 100).unwrap() {
                 let batch = batch.unwrap();
                 let keys = batch["pk"].as_primitive::<Int64Type>();
@@ -92,6 +93,11 @@ fn a_real_backup_gives_exactly_the_rows_that_lived() {
 }
 
 #[test]
+fn a_real_backup_gives_exactly_the_rows_that_lived() {
+    assert_rows_that_lived(|files| files);
+}
+
+#[test]
 fn rows_that_live_are_counted_by_keys_and_times_alone() {
     let info = info();
     let collection = description::collection(&info.collection_backups[0]).unwrap();
@@ -101,7 +107,7 @@ fn rows_that_live_are_counted_by_keys_and_times_alone() {
             let (mut files, deltas) = files(segment);
             files.fields.retain(|field, _| [1, 100].contains(field));
             let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-            let count = Segment::open(files).unwrap().living(&collection.schema, deletes, None).unwrap();
+            let count = Segment::open(files, &collection.schema).unwrap().living(&collection.schema, deletes, None).unwrap();
             *living.entry(partition.partition_name.as_str()).or_default() += count;
         }
     }
@@ -117,15 +123,16 @@ fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_lef
     let info = info();
     let segment = &info.collection_backups[0].partition_backups[0].segment_backups[0];
     let other = &info.collection_backups[0].partition_backups[0].segment_backups[1];
+    let schema = description::collection(&info.collection_backups[0]).unwrap().schema;
     // A file is missing: nothing shows which rows are right.
     let (mut lacking, _) = files(segment);
     lacking.fields.insert(107, Vec::new());
-    let error = Segment::open(lacking).err().unwrap();
+    let error = Segment::open(lacking, &schema).err().unwrap();
     assert!(error.message().contains("0 rows in field 107"), "{error}");
     // Another segment's file is told by what it says of itself.
     let (mut foreign, _) = files(segment);
     foreign.fields.insert(107, files(other).0.fields.remove(&107).unwrap());
-    assert!(Segment::open(foreign).is_err());
+    assert!(Segment::open(foreign, &schema).is_err());
     // A file that only one field has, beside those that make up the rows, is left of an upload that was tried again.
     let (mut more, _) = files(segment);
     let part = fs::read(more.fields[&107][0].path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
@@ -135,21 +142,57 @@ fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_lef
         .get_mut(&107)
         .unwrap()
         .push(LogFile { path: "orphan".into(), source: bytes::Bytes::from(orphan).into() });
-    let opened = Segment::open(more).unwrap();
+    let opened = Segment::open(more, &schema).unwrap();
     assert_eq!((opened.orphans(), opened.rows()), (&["orphan".to_owned()][..], segment.num_of_rows.cast_unsigned()));
     // Where no field has files at all, or the keys that deletes are matched by have none, rows are lost.
     let nothing = SegmentFiles { segment: segment.segment_id, promised: Some(3), fields: BTreeMap::new() };
-    assert_eq!(Segment::open(nothing).err().unwrap().kind(), crate::error::Kind::BackupCorrupted);
+    assert_eq!(Segment::open(nothing, &schema).err().unwrap().kind(), crate::error::Kind::BackupCorrupted);
     let (mut keyless, deltas) = files(segment);
     keyless.fields.remove(&100);
-    let collection = description::collection(&info.collection_backups[0]).unwrap();
     let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-    let living = Segment::open(keyless).unwrap().living(&collection.schema, deletes, None);
+    let living = Segment::open(keyless, &schema).unwrap().living(&schema, deletes, None);
     assert_eq!(living.unwrap_err().kind(), crate::error::Kind::BackupCorrupted);
     // With the same rows twice, nothing shows which are right.
     let (mut twice, _) = files(segment);
     twice.fields.get_mut(&107).unwrap().push(LogFile { path: "again".into(), source: bytes::Bytes::from(part).into() });
-    assert!(Segment::open(twice).is_err());
+    assert!(Segment::open(twice, &schema).is_err());
+}
+
+#[test]
+fn a_field_that_may_have_nulls_can_lack_the_first_files_and_no_others() {
+    let info = info();
+    let segment = &info.collection_backups[0].partition_backups[0].segment_backups[0];
+    let mut described = serde_json::to_value(description::collection(&info.collection_backups[0]).unwrap()).unwrap();
+    let fields = described["fields"].as_array_mut().unwrap();
+    let field = fields.iter_mut().find(|field| field["id"] == 107).unwrap();
+    field["nullable"] = true.into();
+    let name = field["name"].as_str().unwrap().to_owned();
+    let schema: crate::schema::Collection = serde_json::from_value(described).unwrap();
+    let (mut twice, _) = files(segment);
+    // Every field's file twice, the second time with another first timestamp: a segment of two files.
+    for logs in twice.fields.values_mut() {
+        let mut again = fs::read(logs[0].path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+        again[53] ^= 1;
+        logs.push(LogFile { path: "again".into(), source: bytes::Bytes::from(again).into() });
+    }
+    let rows = segment.num_of_rows.cast_unsigned();
+    let with = |keep: usize| {
+        let mut fields = twice.fields.clone();
+        let kept = fields.remove(&107).unwrap().swap_remove(keep);
+        fields.insert(107, vec![kept]);
+        SegmentFiles { segment: twice.segment, promised: Some(2 * rows), fields }
+    };
+    let read = Segment::open(with(1), &schema.schema).unwrap();
+    let batches = read.batches(&schema.schema, &[&name], Arc::default(), None, 64).unwrap();
+    let nulls: Vec<bool> = batches
+        .flat_map(|batch| {
+            let column = Arc::clone(batch.unwrap().column(0));
+            (0..column.len()).map(|row| column.is_null(row)).collect::<Vec<_>>()
+        })
+        .collect();
+    let first = usize::try_from(rows).unwrap();
+    assert!(nulls.len() == 2 * first && nulls[..first].iter().all(|null| *null) && !nulls[first..].contains(&true));
+    assert!(Segment::open(with(0), &schema.schema).is_err());
 }
 
 proptest::proptest! {
@@ -168,7 +211,7 @@ proptest::proptest! {
             bytes.truncate(length - if byte.is_multiple_of(4) { cut % length } else { 0 });
             files.fields.insert(field, vec![LogFile { path, source: bytes::Bytes::from(bytes).into() }]);
             let name = collection.schema.fields.iter().find(|known| known.id == field).unwrap().name.clone();
-            let read = Segment::open(files)
+            let read = Segment::open(files, &collection.schema)
                 .and_then(|segment| segment.batches(&collection.schema, &[&name], Arc::default(), None, 64)?.collect::<crate::error::Result<Vec<_>>>());
             if let Err(error) = read {
                 proptest::prop_assert!(error.details().contains_key("failed_files"), "{error}");

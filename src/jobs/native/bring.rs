@@ -8,7 +8,8 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 
 use super::files::{LogFile, SegmentFiles};
-use super::log_rows::{LogRows, Span};
+use super::log_rows::{LogRows, Span, Told};
+use crate::binlog::segment::TIMESTAMP_FIELD;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::Control;
 use crate::repository::{Attempt, RelativePath, Store};
@@ -20,7 +21,7 @@ const AT_ONCE: usize = 16;
 const MEMORY: u32 = 96;
 const UPLOAD_KEEPS: u64 = 32;
 /// The row id and the timestamp, which every segment has beside its fields.
-const SYSTEM_FIELDS: [i64; 2] = [0, 1];
+const SYSTEM_FIELDS: [i64; 2] = [0, TIMESTAMP_FIELD];
 
 /// What became of it.
 pub enum Brought {
@@ -33,7 +34,7 @@ pub enum Brought {
 /// What an earlier round has brought.
 #[derive(Default)]
 pub struct Done {
-    files: Mutex<BTreeMap<RelativePath, (u64, Span)>>,
+    files: Mutex<BTreeMap<RelativePath, (u64, Told)>>,
 }
 
 /// Brings the files of `segments` into the backup; those that an earlier round has brought stay, others of it go.
@@ -87,7 +88,7 @@ async fn one(
     done: &Done,
     control: &Control,
 ) -> Result<Option<Error>> {
-    if done.span(file).is_some() {
+    if done.told(file).is_some() {
         control.advance(share(segment, file), file.bytes);
         return Ok(None);
     }
@@ -104,10 +105,10 @@ async fn one(
     let Some((sum, rows)) = taken else {
         return Ok(Some(trouble(segment, &format!("{} was gone when it was copied", file.from))));
     };
-    let span = if sum.bytes == file.bytes { rows.span() } else { Err("changed its length while it was copied") };
-    match span {
-        Ok(span) => {
-            done.lock().insert(file.to.clone(), (sum.bytes, span));
+    let told = if sum.bytes == file.bytes { rows.told() } else { Err("changed its length while it was copied") };
+    match told {
+        Ok(told) => {
+            done.lock().insert(file.to.clone(), (sum.bytes, told));
             control.advance(share(segment, file), 0);
             Ok(None)
         }
@@ -142,14 +143,19 @@ async fn discard_others(attempt: &Attempt, segments: &[SegmentFiles], done: &Don
 }
 
 /// Whether each field of a segment has as many rows as the server says of the segment, and no field is missing. Files
-/// that only some fields have, left of an upload that the server tried again, are no rows: readers leave them out.
+/// that only some fields have, left of an upload that the server tried again, are no rows: readers leave them out. A
+/// field that may have nulls can lack a segment's first rows: it was added later.
 fn check_rows(collection: &Collection, segment: &SegmentFiles, done: &Done) -> Result<()> {
     if segment.segment.is_level_zero || segment.segment.rows == 0 {
         return Ok(());
     }
     let mut fields: BTreeMap<i64, Vec<Span>> = BTreeMap::new();
     for file in &segment.inserts {
-        fields.entry(file.field).or_default().extend(done.span(file));
+        let Some(told) = done.told(file) else { continue };
+        // Of several fields in one file, each has all of its rows.
+        for field in told.fields.unwrap_or_else(|| vec![file.field]) {
+            fields.entry(field).or_default().push(told.span);
+        }
     }
     let named = |field: i64| {
         let name = collection.schema.fields.iter().find(|known| known.id == field).map(|known| known.name.as_str());
@@ -162,6 +168,9 @@ fn check_rows(collection: &Collection, segment: &SegmentFiles, done: &Done) -> R
     }
     let said = segment.segment.rows;
     let rows = |spans: &[Span]| spans.iter().map(|span| span.rows).sum::<u64>();
+    let all = fields.get(&TIMESTAMP_FIELD).cloned().unwrap_or_default();
+    let may_lack = |field: i64| collection.schema.fields.iter().any(|known| known.id == field && known.nullable);
+    fields.retain(|field, spans| !(may_lack(*field) && all.ends_with(spans)));
     let Some((_, odd)) = fields.iter().find(|(_, spans)| rows(spans) != said) else { return Ok(()) };
     let everywhere = |span: &&Span| fields.values().all(|spans| spans.contains(span));
     let common: BTreeSet<Span> = odd.iter().filter(everywhere).copied().collect();
@@ -183,12 +192,20 @@ fn trouble(segment: &SegmentFiles, what: &str) -> Error {
 }
 
 impl Done {
-    /// What a file holds, if it has been brought.
-    pub fn span(&self, file: &LogFile) -> Option<Span> {
-        self.lock().get(&file.to).map(|(_, span)| *span)
+    /// What a file says of itself, if it has been brought.
+    pub fn told(&self, file: &LogFile) -> Option<Told> {
+        self.lock().get(&file.to).map(|(_, told)| told.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, Span)>> {
+    /// Whether a file that has been brought holds values of a field.
+    pub fn has(&self, file: &LogFile, field: i64) -> bool {
+        match self.lock().get(&file.to).and_then(|(_, told)| told.fields.as_ref()) {
+            Some(fields) => fields.contains(&field),
+            None => file.field == field,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, Told)>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,7 +236,8 @@ mod tests {
         let mut inserts = Vec::new();
         for &(field, log, rows, start) in files {
             let path = RelativePath::new(format!("{field}/{log}")).unwrap();
-            done.lock().insert(path.clone(), (10, Span { rows, start, end: start + 1 }));
+            let span = Span { rows, times: Some((start, start + 1)) };
+            done.lock().insert(path.clone(), (10, Told { span, end: start + 1, fields: None }));
             inserts.push(LogFile { from: path.clone(), to: path, field, log, bytes: 10 });
         }
         (SegmentFiles { segment, inserts, deletes: Vec::new() }, done)
@@ -236,12 +254,43 @@ mod tests {
     #[test]
     fn a_segment_is_taken_where_every_field_has_the_rows_that_the_server_says() {
         check(7, &WHOLE).unwrap();
-        let mut with_nulls = WHOLE.to_vec();
-        with_nulls.push((101, 9, 7, 50));
-        check(7, &with_nulls).unwrap();
+        // A field that may have nulls has all rows, or the last ones, but no others.
+        for (files, whole) in [
+            (&[(101, 9, 3, 50), (101, 10, 4, 60)][..], true),
+            (&[(101, 10, 4, 60)], true),
+            (&[], true),
+            (&[(101, 9, 3, 50)], false),
+            (&[(101, 9, 7, 50)], true),
+        ] {
+            let with_nulls = [&WHOLE[..], files].concat();
+            assert_eq!(check(7, &with_nulls).is_ok(), whole, "{files:?}");
+        }
         // Files of one import may say the same of different rows.
         check(6, &[(0, 1, 3, 50), (0, 2, 3, 50), (1, 3, 3, 50), (1, 4, 3, 50), (100, 5, 3, 50), (100, 6, 3, 50)])
             .unwrap();
+    }
+
+    #[test]
+    fn of_several_fields_in_a_file_each_has_its_rows() {
+        let (mut segment, done) = brought(7, &[(0, 1, 3, 0), (0, 2, 4, 0), (100, 3, 3, 0), (100, 4, 4, 0)]);
+        let tell = |file: usize, fields: &[i64], rows: u64| {
+            let told = Told { span: Span { rows, times: None }, end: 0, fields: Some(fields.to_vec()) };
+            done.lock().insert(segment.inserts[file].to.clone(), (10, told));
+        };
+        for (file, rows) in [(0, 3), (1, 4)] {
+            tell(file, &[0, 1], rows);
+        }
+        for (file, rows) in [(2, 3), (3, 4)] {
+            tell(file, &[100], rows);
+        }
+        assert!(done.has(&segment.inserts[0], TIMESTAMP_FIELD) && !done.has(&segment.inserts[2], TIMESTAMP_FIELD));
+        check_rows(&films(), &segment, &done).unwrap();
+        let removed = segment.inserts.pop();
+        let error = check_rows(&films(), &segment, &done).unwrap_err();
+        assert!(error.message().contains("3 rows of field 'id'"), "{error}");
+        segment.inserts.extend(removed);
+        done.lock().clear();
+        assert!(check_rows(&films(), &segment, &done).unwrap_err().message().contains("no file of field 'id'"));
     }
 
     #[test]

@@ -57,7 +57,7 @@ async fn of_segment(
     if files.segment.is_level_zero {
         return Ok(0);
     }
-    let late = files.inserts.iter().filter_map(|file| done.span(file)).any(|span| span.end > at);
+    let late = files.inserts.iter().filter_map(|file| done.told(file)).any(|told| told.end > at);
     if deletes.is_empty() && !late {
         return Ok(files.segment.rows);
     }
@@ -67,7 +67,8 @@ async fn of_segment(
     }
     let key = collection.schema.primary_key()?.id;
     let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
-    for file in files.inserts.iter().filter(|file| [key, TIMESTAMP_FIELD].contains(&file.field)) {
+    let has = |file: &&LogFile| [key, TIMESTAMP_FIELD].into_iter().any(|field| done.has(file, field));
+    for file in files.inserts.iter().filter(has) {
         fields.entry(file.field).or_default().push(open(attempt, file).await?);
     }
     let promised = Some(files.segment.rows);
@@ -75,7 +76,7 @@ async fn of_segment(
     let schema = collection.schema.clone();
     blocking(move || {
         let deletes = Arc::new(Deletes::read(&logs, Some(at))?);
-        binlog::Segment::open(segment)?.living(&schema, deletes, Some(at))
+        binlog::Segment::open(segment, &schema)?.living(&schema, deletes, Some(at))
     })
     .await
 }

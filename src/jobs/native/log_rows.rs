@@ -1,11 +1,13 @@
 //! How many rows a binlog file holds, and from when, told while its bytes pass by.
 //!
 //! A file is a magic number and events; each event says how long it is. The first one tells the rows' earliest and latest
-//! timestamp, the others end in a Parquet file, whose footer counts the rows. Only those are kept. What is not laid out so is not whole: on a local disk,
-//! Milvus writes its files in place, and one may be read before its end is there.
+//! timestamp, the others end in a Parquet file, whose footer counts the rows. Only those are kept. A file of storage version
+//! 2 is one Parquet file, and its footer tells all of it. What is not laid out so is not whole: on a local disk, Milvus
+//! writes its files in place, and one may be read before its end is there.
 
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use crate::binlog::packed::{self, Packed};
 use crate::repository::Look;
 
 const MAGIC: [u8; 4] = 0x00ff_fabc_u32.to_le_bytes();
@@ -17,6 +19,8 @@ const DESCRIPTOR: u8 = 0;
 const BEFORE_PARQUET: u64 = 16;
 /// No footer of a file with one column is longer.
 const LONGEST_FOOTER: u64 = 1 << 20;
+/// Nor one of a file with many columns, in row groups of a megabyte.
+const LONGEST_PACKED_FOOTER: usize = 4 << 20;
 
 /// The two timestamps' place in a descriptor's data, behind the event's header.
 const DESCRIPTOR_TIMES: usize = 32;
@@ -26,10 +30,19 @@ const DESCRIPTOR_TIMES: usize = 32;
 pub struct Span {
     /// How many there are.
     pub rows: u64,
-    /// The earliest hybrid timestamp.
-    pub start: u64,
-    /// The latest one.
+    /// The earliest and latest hybrid timestamp; none in storage version 2, where one file of a segment's has them.
+    pub times: Option<(u64, u64)>,
+}
+
+/// What a file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// What is the same in the files of all fields.
+    pub span: Span,
+    /// The latest hybrid timestamp of a row, at the latest; 0 where its rows' timestamps are in another file.
     pub end: u64,
+    /// The fields that it has columns of, where they are several.
+    pub fields: Option<Vec<i64>>,
 }
 
 /// Counts as bytes pass.
@@ -47,6 +60,8 @@ pub struct LogRows {
     rows: u64,
     times: (u64, u64),
     events: u64,
+    /// Whether it is a Parquet file; then all of it passes as one event without an end.
+    is_packed: bool,
     wrong: Option<&'static str>,
 }
 
@@ -71,11 +86,20 @@ impl Look for LogRows {
 
 impl LogRows {
     /// What the file holds, once all bytes have passed; else what is wrong with it.
-    pub fn span(&self) -> Result<Span, &'static str> {
+    pub fn told(&self) -> Result<Told, &'static str> {
         match self.wrong {
             Some(wrong) => Err(wrong),
+            None if self.is_packed => {
+                let packed = Packed::of(&footer(&self.tail)?)?;
+                let span = Span { rows: packed.rows, times: None };
+                let end = packed.times.map_or(0, |(_, end)| end);
+                Ok(Told { span, end, fields: Some(packed.columns.into_keys().collect()) })
+            }
             None if self.events < 2 || self.at != self.event_end || !self.head.is_empty() => Err("ends too early"),
-            None => Ok(Span { rows: self.rows, start: self.times.0, end: self.times.1 }),
+            None => {
+                let span = Span { rows: self.rows, times: Some(self.times) };
+                Ok(Told { span, end: self.times.1, fields: None })
+            }
         }
     }
 
@@ -84,12 +108,20 @@ impl LogRows {
         if self.at < MAGIC.len() as u64 {
             let taken = self.fill_head(bytes, MAGIC.len());
             if self.head.len() == MAGIC.len() {
-                if self.head != MAGIC {
+                self.is_packed = self.head == packed::MAGIC;
+                if !self.is_packed && self.head != MAGIC {
                     return Err("does not begin as a binlog does");
                 }
                 self.head.clear();
             }
             return Ok(taken);
+        }
+        if self.is_packed {
+            self.tail.extend_from_slice(bytes);
+            if self.tail.len() >= 2 * LONGEST_PACKED_FOOTER {
+                self.tail.drain(..self.tail.len() - LONGEST_PACKED_FOOTER);
+            }
+            return Ok(bytes.len());
         }
         if self.events == 0 || self.at == self.event_end || !self.head.is_empty() {
             let begun = self.head.len() as u64;
@@ -136,19 +168,23 @@ impl LogRows {
             self.times = times.ok_or("has a descriptor that is too short")?;
             return Ok(());
         }
-        let (rest, magic) = self.tail.split_last_chunk::<4>().ok_or("has an event that is too short")?;
-        let (rest, length) = rest.split_last_chunk::<4>().ok_or("has an event that is too short")?;
-        if magic != b"PAR1" {
-            return Err("has an event that does not end as Parquet does");
-        }
-        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let start = rest.len().checked_sub(length).ok_or("has a Parquet footer that is too long")?;
-        let footer = ParquetMetaDataReader::decode_metadata(&rest[start..]);
-        let footer = footer.map_err(|_| "has a Parquet footer that cannot be read")?;
+        let footer = footer(&self.tail)?;
         let rows = u64::try_from(footer.file_metadata().num_rows()).map_err(|_| "has a negative number of rows")?;
         self.rows = self.rows.checked_add(rows).ok_or("has too many rows")?;
         Ok(())
     }
+}
+
+/// The footer at the end of a Parquet file, of which these are the last bytes.
+fn footer(tail: &[u8]) -> Result<ParquetMetaData, &'static str> {
+    let (rest, magic) = tail.split_last_chunk::<4>().ok_or("is too short for a Parquet file")?;
+    let (rest, length) = rest.split_last_chunk::<4>().ok_or("is too short for a Parquet file")?;
+    if *magic != packed::MAGIC {
+        return Err("does not end as Parquet does");
+    }
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let start = rest.len().checked_sub(length).ok_or("has a Parquet footer that is too long")?;
+    ParquetMetaDataReader::decode_metadata(&rest[start..]).map_err(|_| "has a Parquet footer that cannot be read")
 }
 
 #[cfg(test)]
@@ -191,7 +227,7 @@ mod tests {
     fn count(bytes: &[u8], portion: usize) -> Result<u64, &'static str> {
         let mut rows = LogRows::default();
         bytes.chunks(portion).for_each(|bytes| rows.look(bytes));
-        rows.span().map(|span| span.rows)
+        rows.told().map(|told| told.span.rows)
     }
 
     #[test]
@@ -206,7 +242,38 @@ mod tests {
     fn timestamps_are_those_of_the_descriptor() {
         let mut rows = LogRows::default();
         rows.look(&file(&[3]));
-        assert_eq!(rows.span(), Ok(Span { rows: 3, start: 7, end: 9 }));
+        let span = Span { rows: 3, times: Some((7, 9)) };
+        assert_eq!(rows.told(), Ok(Told { span, end: 9, fields: None }));
+    }
+
+    /// A file of storage version 2 with these fields, of which 1 holds the numbers from 0 on.
+    fn packed_file(fields: &[i64], rows: i64) -> Vec<u8> {
+        use arrow_array::{Int64Array, RecordBatch};
+        use std::sync::Arc;
+        let column: Arc<dyn arrow_array::Array> = Arc::new(Int64Array::from_iter_values(0..rows));
+        let named = fields.iter().map(|field| (field.to_string(), Arc::clone(&column)));
+        let batch = RecordBatch::try_from_iter(named).unwrap();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_file_of_several_fields_tells_them_its_rows_and_the_latest_of_their_times() {
+        for portion in [1, 7, 4096, usize::MAX] {
+            let mut rows = LogRows::default();
+            packed_file(&[0, 1, 100], 300_000).chunks(portion).for_each(|bytes| rows.look(bytes));
+            let span = Span { rows: 300_000, times: None };
+            assert_eq!(rows.told(), Ok(Told { span, end: 299_999, fields: Some(vec![0, 1, 100]) }));
+        }
+        let mut vectors = LogRows::default();
+        vectors.look(&packed_file(&[101], 4));
+        let told = vectors.told().unwrap();
+        assert_eq!((told.span.rows, told.end, told.fields), (4, 0, Some(vec![101])));
+        let whole = packed_file(&[0, 1], 3);
+        for length in 4..whole.len() {
+            assert!(count(&whole[..length], 64).is_err(), "{length}");
+        }
     }
 
     #[test]
@@ -222,7 +289,8 @@ mod tests {
 
     #[test]
     fn what_is_no_binlog_is_refused_without_a_panic() {
-        assert_eq!(count(b"PAR1 and more", 5), Err("does not begin as a binlog does"));
+        assert_eq!(count(b"PAR2 and more", 5), Err("does not begin as a binlog does"));
+        assert_eq!(count(b"PAR1 and more", 5), Err("does not end as Parquet does"));
         let mut no_descriptor = MAGIC.to_vec();
         no_descriptor.extend(event(1, &[0; 40]));
         assert_eq!(count(&no_descriptor, 5), Err("has an event out of place"));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::SegmentFiles;
 use super::{Contents, Plan, counted_as, stored};
+use crate::binlog::layout::NEWEST_STORAGE;
 use crate::binlog::{self, Deletes};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
@@ -55,7 +56,7 @@ pub(in crate::jobs) async fn is_wanted(
             // What the server does not have, or cannot tell, is told where its rows are asked for.
             let Ok(segments) = client.segments(name).await else { return Ok(false) };
             let Ok(collection) = client.describe(name).await else { return Ok(false) };
-            let is_known = segments.iter().all(|segment| segment.storage_version <= 1)
+            let is_known = segments.iter().all(|segment| segment.storage_version <= NEWEST_STORAGE)
                 && collection.schema.stored_fields().all(|field| field.data_type != DataType::Geometry);
             if !is_known {
                 tracing::info!(collection = collection.name, "its files are of a form that is not read: it is queried");
@@ -177,7 +178,7 @@ async fn sorted(
             sorter = blocking(move || {
                 let deletes = Arc::new(Deletes::read(&deltas, Some(at))?);
                 let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
-                let segment = binlog::Segment::open(segment)?;
+                let segment = binlog::Segment::open(segment, &schema)?;
                 for batch in segment.batches(&schema, &all, deletes, Some(at), stored::batch_rows(&schema))? {
                     if stopped.load(Ordering::Relaxed) {
                         return Err(internal("nobody waits for these rows any more"));

@@ -81,7 +81,8 @@ async fn set(
         let deletes = Arc::new(Deletes::read(&deltas, None)?);
         let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
         let mut set = SetDigest::default();
-        for batch in binlog::Segment::open(segment)?.batches(&schema, &all, deletes, None, batch_rows(&schema))? {
+        let segment = binlog::Segment::open(segment, &schema)?;
+        for batch in segment.batches(&schema, &all, deletes, None, batch_rows(&schema))? {
             set.merge(&digester.set(&batch?)?);
         }
         Ok(set)

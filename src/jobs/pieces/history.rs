@@ -3,15 +3,20 @@
 //! Milvus's files tell of each row when it was written, and of each delete when it came, until compaction writes rows
 //! anew without those that were deleted by then. A row that compaction took away was deleted before the new file was
 //! written. So a moment is shown exactly if no file of rows was written after it; and if none of the files that were
-//! written later is compaction's, which the backup's maker may know.
+//! written later is compaction's, which the backup's maker may know. Files of storage version 2 do not tell when they were
+//! written: each may be compaction's.
 
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
+use super::super::read::blocking;
 use super::segments::{self, SegmentPlan};
 use super::{Kinds, Piece};
 use crate::binlog::event::Descriptor;
+use crate::binlog::packed::{self, Packed};
 use crate::error::Result;
+use crate::parquet::Source;
 use crate::repository::{Backup, RelativePath};
 use crate::schema::Collection;
 
@@ -60,10 +65,10 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
         Kinds::Chunk(_) => None,
     });
     let logs: Vec<RelativePath> = plans.flat_map(SegmentPlan::timestamps).cloned().collect();
-    let mut written = futures::stream::iter(logs).map(|path| written(backup, path)).buffer_unordered(AT_ONCE);
+    let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
     let mut later = 0;
-    while let Some(time) = written.try_next().await? {
-        later += usize::from(time > at);
+    while let Some(times) = said.try_next().await? {
+        later += usize::from(times.written > at);
     }
     if later == 0 {
         return Ok(History::exact("no file of rows was written after that moment"));
@@ -71,7 +76,7 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
     Ok(History {
         exact: false,
         reason: format!(
-            "{later} files of rows were written after that moment: if compaction wrote one of them, rows that lived then and were deleted since are missing"
+            "{later} files of rows were written after that moment, or do not say when: if compaction wrote one of them, rows that lived then and were deleted since are missing"
         ),
     })
 }
@@ -84,9 +89,9 @@ pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) 
         Kinds::Chunk(_) => None,
     });
     let logs: Vec<RelativePath> = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).cloned().collect();
-    let mut starts = futures::stream::iter(logs).map(|path| descriptor(backup, path)).buffer_unordered(AT_ONCE);
-    while let Some(said) = starts.try_next().await? {
-        if said.end > at {
+    let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
+    while let Some(times) = said.try_next().await? {
+        if times.latest > at {
             return Ok(true);
         }
     }
@@ -102,17 +107,30 @@ pub(in crate::jobs) async fn latest(backup: &Backup, collection: &Collection) ->
     });
     let logs = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).chain(&beyond);
     let logs: Vec<RelativePath> = logs.cloned().collect();
-    let starts = futures::stream::iter(logs).map(|path| descriptor(backup, path)).buffer_unordered(AT_ONCE);
-    starts.try_fold(0, |latest, said| async move { Ok(latest.max(said.end)) }).await
+    let said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
+    said.try_fold(0, |latest, times| async move { Ok(latest.max(times.latest)) }).await
 }
 
-/// When a file was written, as it says itself.
-async fn written(backup: &Backup, path: RelativePath) -> Result<u64> {
-    Ok(descriptor(backup, path).await?.written)
+/// What a file says itself of the times of its rows or deletes, as hybrid timestamps.
+struct Times {
+    /// That of the latest, at the latest.
+    latest: u64,
+    /// When it was written, at the latest; 0 where another file says that of the same rows.
+    written: u64,
 }
 
-async fn descriptor(backup: &Backup, path: RelativePath) -> Result<Descriptor> {
+async fn times(backup: &Backup, path: RelativePath) -> Result<Times> {
     let file = backup.open_file(&path).await?;
     let start = file.read_range(0..file.size().min(START)).await?;
-    Descriptor::of_start(&start.into(), file.size(), path.as_str())
+    if !start.starts_with(&packed::MAGIC) {
+        let said = Descriptor::of_start(&start.into(), file.size(), path.as_str())?;
+        return Ok(Times { latest: said.end, written: said.written });
+    }
+    let runtime = Handle::current();
+    let source = Source::elsewhere(file.size(), move |range| {
+        runtime.block_on(file.read_range(range)).map_err(|error| std::io::Error::other(error.to_string()))
+    });
+    let packed = blocking(move || Packed::open(&source, path.as_str())).await?;
+    let latest = packed.and_then(|packed| packed.times).map(|(_, latest)| latest);
+    Ok(Times { latest: latest.unwrap_or(0), written: latest.map_or(0, |_| u64::MAX) })
 }

@@ -215,7 +215,7 @@ impl Opened {
         let batches: Batches = match self {
             Self::Chunk(chunk, source) => chunk_rows(&chunk, source, wanted, batch_rows)?,
             Self::Segment { files, deletes, at } => {
-                let segment = Segment::open(files)?;
+                let segment = Segment::open(files, &wanted.schema)?;
                 for orphan in segment.orphans() {
                     tracing::warn!(file = orphan, "left of an upload that was tried again; it is not read");
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::read::{ALL_PARTITIONS, blocking};
 use super::{Kinds, Opened, Piece, Pieces, Promise, Wanted, bytes};
+use crate::binlog::layout::PACKED;
 use crate::binlog::metadata::{self, BackupInfo, CollectionInfo, SegmentInfo};
 use crate::binlog::segment::TIMESTAMP_FIELD;
 use crate::binlog::{Deletes, LogFile, SegmentFiles};
@@ -21,7 +22,10 @@ const SMALL_FILE: u64 = 64 << 10;
 pub(super) struct SegmentPlan {
     pub(super) segment: i64,
     promised: Option<u64>,
+    /// By field, or by group of fields.
     fields: BTreeMap<i64, Vec<RelativePath>>,
+    /// Whether a file has several fields (storage version 2).
+    is_packed: bool,
     deltas: Vec<RelativePath>,
     /// Whether a folder that no other segment is in stands between the partition's and its own.
     has_group: bool,
@@ -125,6 +129,7 @@ fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<Seg
         segment: info.segment_id,
         promised: u64::try_from(info.num_of_rows).ok(),
         fields,
+        is_packed: info.storage_version >= PACKED,
         deltas: deltas(info)?,
         // A folder of several segments would be imported once for each.
         has_group: info.group_id == info.segment_id,
@@ -172,14 +177,17 @@ impl SegmentPlan {
         self.fields.values().flatten().chain(&self.deltas)
     }
 
-    /// The files of timestamps, of which each stands for a file in every field.
+    /// The files of timestamps, of which each stands for a file in every field; where files have several fields, those
+    /// that may have them.
     pub(super) fn timestamps(&self) -> impl Iterator<Item = &RelativePath> {
-        self.fields.get(&TIMESTAMP_FIELD).into_iter().flatten()
+        let may_have = |group: i64| self.is_packed || group == TIMESTAMP_FIELD;
+        self.fields.iter().filter(move |(group, _)| may_have(**group)).flat_map(|(_, files)| files)
     }
 
     /// See [`Piece::import_folders`]: the folder that the segment's own is in, of which it has to be the only one.
     pub(super) fn import_folders(&self) -> Option<(String, Option<String>)> {
-        if !self.has_group || !self.beyond.is_empty() {
+        // Servers that keep several fields in one file are not asked to import them: none could be tried.
+        if self.is_packed || !self.has_group || !self.beyond.is_empty() {
             return None;
         }
         // insert_log/<collection>/<partition>/<group>/<segment>/<field>/<log>, and without a field for deletes.
@@ -208,7 +216,7 @@ impl SegmentPlan {
             deletes.merge(&self.beyond);
         }
         let mut fields = BTreeMap::new();
-        for (field, paths) in self.fields.iter().filter(|(field, _)| needed.contains(field)) {
+        for (field, paths) in self.fields.iter().filter(|(field, _)| self.is_packed || needed.contains(field)) {
             fields.insert(*field, files(backup, paths, proven).await?);
         }
         let files = SegmentFiles { segment: self.segment, promised: self.promised, fields };
