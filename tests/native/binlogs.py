@@ -18,19 +18,24 @@ ROW_ID, TIMESTAMP = 0, 1
 
 def values(file: Path) -> list[Any]:
     """What a file holds: the column `val` of each of its events, one after the other."""
+    return stored(file).to_pylist()
+
+
+def stored(file: Path) -> pa.ChunkedArray:
+    """What a file holds, as it is stored."""
     data = file.read_bytes()
     assert struct.unpack_from("<i", data)[0] == MAGIC, f"{file} is no binlog"
-    found: list[Any] = []
+    found: list[pa.ChunkedArray] = []
     at, events = 4, 0
     while at < len(data):
         kind, length = struct.unpack_from("<bi", data, at + 8)
         if events > 0:
             assert kind in (1, 2), f"{file} has an event of type {kind}"
             payload = data[at + 17 + 16 : at + length]
-            found += pq.read_table(pa.BufferReader(payload)).column("val").to_pylist()
+            found.append(pq.read_table(pa.BufferReader(payload)).column("val"))
         at, events = at + length, events + 1
     assert at == len(data), f"{file} ends within an event"
-    return found
+    return pa.chunked_array([chunk for column in found for chunk in column.chunks])
 
 
 @dataclass(frozen=True)
