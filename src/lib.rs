@@ -24,3 +24,4 @@ mod py;
 pub mod repository;
 pub mod schema;
 pub mod text;
+mod tls;

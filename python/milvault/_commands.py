@@ -90,6 +90,7 @@ class Settings:
     read_only: bool
     journal_root: str | None
     milvus_storage: dict[str, Any] | None
+    milvus_management: str | None
     as_json: bool
     session_factory: Any
 
@@ -98,7 +99,7 @@ class Settings:
         options: dict[str, Any] = {"progress_poll_interval": 0.2, "storage_options": self.storage_options or None}
         # Left out, neither takes anything back that the environment or the file says.
         options.update(read_only=self.read_only or None, journal_root=self.journal_root)
-        options.update(milvus_storage=self.milvus_storage)
+        options.update(milvus_storage=self.milvus_storage, milvus_management=self.milvus_management)
         config = BackupRecoveryConfig.load(self.config_file, local_backup_root_path=self.root, **options, **changes)
         uri = self.uri or (DEFAULT_URI if needs_server else None)
         return BackupManager.connect(
@@ -174,6 +175,10 @@ def _global(
     milvus_storage_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of that object store. Repeatable.")
     ] = None,
+    milvus_management: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The server's management port (9091), asked to keep files that are copied."),
+    ] = None,
     as_json: JsonOption = False,
     log_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="debug, info, warning or error; on stderr.")
@@ -195,6 +200,7 @@ def _global(
         read_only=read_only,
         journal_root=journal_root or None,
         milvus_storage=_milvus_storage(milvus_storage, _options_of(milvus_storage_option or [])),
+        milvus_management=milvus_management or None,
         as_json=as_json,
         session_factory=context.obj,
     )

@@ -89,6 +89,9 @@ class BackupRecoveryConfig(Model):
     milvus_storage: Annotated[MilvusStorage | None, BeforeValidator(_storage)] = None
     """The storage that Milvus itself writes to: where native backups come from, and the rows of Parquet ones. A URL or
     a path alone will do."""
+    milvus_management: Annotated[str, Field(pattern=r"^https?://[^/@\s]+/?$")] | None = None
+    """The server's management port, such as `http://milvus:9091`: from 2.4 on, it is asked there to remove no files
+    while they are copied."""
 
     link: LinkPolicy = LinkPolicy.NEVER
     """Whether native backups, and those that `adopt_backup` takes in, may share files with where they come from."""

@@ -109,7 +109,7 @@ class BackupManager:
             connection_manager,
             repository=repository_settings(self.config),
             milvus_storage=lambda: milvus_storage_settings(self.config),
-            settings=retry_settings(self.config),
+            settings={**retry_settings(self.config), "milvus_management": self.config.milvus_management},
             poll_interval=self.config.progress_poll_interval,
             session_factory=session_factory,
         )
@@ -336,7 +336,7 @@ class BackupManager:
         """Looks whether everything is as it has to be, before the first backup.
 
         Whether the server answers, the repository can be written, and `milvus_storage`, where it is set, is what this
-        server writes to. Writes one small file to the repository and deletes it again, unless it is `read_only`.
+        server writes to; whether `milvus_management`, where it is set, can be asked to keep files. Writes one small file to the repository and deletes it again, unless it is `read_only`.
 
         Args:
             collection_name: The collection whose files are looked for in Milvus's storage. Unset: one that has some.

@@ -503,7 +503,7 @@ class Check(Result):
     """One thing that `BackupManager.check` looked at.
 
     Attributes:
-        name: `server`, `repository`, or `milvus_storage`.
+        name: `server`, `repository`, `milvus_storage` or `milvus_management`.
         success: Whether it is as it has to be; `None` where that could not be told.
         message: What was found; where something is wrong, what, and the way out.
     """

@@ -1,6 +1,6 @@
 //! Before the first backup: does everything answer, and is Milvus's storage the one that this server writes to?
 //!
-//! What is wrong is told and not raised: the three are looked at one by one, and each outcome is of use.
+//! What is wrong is told and not raised: they are looked at one by one, and each outcome is of use.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,11 +9,13 @@ use super::Session;
 use super::control::{Control, Phase, deadline};
 use super::native::insert_folder;
 use crate::error::{Error, Kind, Result};
-use crate::milvus::{Client, Segment, SegmentState};
+use crate::milvus::{Client, Management, Segment, SegmentState};
 use crate::repository::Store;
 
 /// Folders that are looked into for where the files might be instead.
 const LOOKED_INTO: usize = 50;
+/// The number that stands for all collections at the management port.
+const ALL_COLLECTIONS: i64 = 0;
 
 /// What to look at.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,7 +30,7 @@ pub struct CheckRequest {
 /// One finding.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// `server`, `repository` or `milvus_storage`.
+    /// `server`, `repository`, `milvus_storage` or `milvus_management`.
     name: &'static str,
     /// Null where it could not be told.
     success: Option<bool>,
@@ -67,9 +69,12 @@ pub async fn check(session: &Session, request: CheckRequest, control: &Control) 
         }
         if session.milvus_storage.is_some() {
             findings.push(match client {
-                Some(client) => milvus_storage(session, &client, request.collection_name.as_deref()).await,
+                Some(ref client) => milvus_storage(session, client, request.collection_name.as_deref()).await,
                 None => unknown("whether it is this server's cannot be told without the server".to_owned()),
             });
+        }
+        if let Some(address) = &session.milvus_management {
+            findings.push(management(address, client.as_ref(), request.collection_name.as_deref()).await);
         }
         Ok(findings)
     };
@@ -91,6 +96,30 @@ fn told(store: &Store) -> String {
 
 fn unknown(message: String) -> Finding {
     Finding { name: "milvus_storage", success: None, message }
+}
+
+/// Asks for a pause of a second, which does no harm.
+async fn management(address: &str, client: Option<&Client>, collection: Option<&str>) -> Finding {
+    let name = "milvus_management";
+    let outcome = async {
+        let management = Management::at(address)?;
+        let collection = match client.zip(collection) {
+            Some((client, collection)) => client.number(collection).await?,
+            None => ALL_COLLECTIONS,
+        };
+        let message = match management.pause(collection, 1).await? {
+            Some(ticket) => {
+                management.resume(&ticket).await?;
+                format!("{address} can be asked to keep files while they are copied")
+            }
+            None => {
+                let message = format!("{address} answers, and this version of Milvus cannot be asked to keep files");
+                return Ok(Finding { name, success: None, message });
+            }
+        };
+        Ok(Finding::of(name, Ok(message)))
+    };
+    outcome.await.unwrap_or_else(|error| Finding::of(name, Err(error)))
 }
 
 async fn milvus_storage(session: &Session, client: &Client, collection: Option<&str>) -> Finding {

@@ -73,6 +73,9 @@ pub struct SessionConfig {
     /// Where Milvus itself keeps its files.
     #[serde(default)]
     milvus_storage: Option<StorageConfig>,
+    /// The server's management port, as a URL.
+    #[serde(default)]
+    milvus_management: Option<String>,
     #[serde(default = "max_retries")]
     max_retries: u32,
     #[serde(default = "retry_delay")]
@@ -113,6 +116,7 @@ pub struct Session {
     /// Options of the repository's store, and of whatever is named by a URL.
     storage_options: BTreeMap<String, String>,
     milvus_storage: Option<StorageConfig>,
+    milvus_management: Option<String>,
     retry: Retry,
     client: OnceCell<Client>,
 }
@@ -138,6 +142,7 @@ impl Session {
             journals,
             storage_options,
             milvus_storage: config.milvus_storage,
+            milvus_management: config.milvus_management,
             retry: Retry { max_retries: config.max_retries, delay },
             client: OnceCell::new(),
         })

@@ -58,7 +58,7 @@ async fn tls(config: &ServerConfig) -> Result<ClientTlsConfig> {
     Ok(tls)
 }
 
-async fn read_pem(path: &str) -> Result<Vec<u8>> {
+pub(super) async fn read_pem(path: &str) -> Result<Vec<u8>> {
     tokio::fs::read(path)
         .await
         .map_err(|error| Error::new(Kind::InvalidArgument, format!("cannot read the PEM file '{path}': {error}")))

@@ -276,6 +276,11 @@ impl Client {
         &self.inner.config.label
     }
 
+    /// Where the server is.
+    pub(super) fn config(&self) -> &ServerConfig {
+        &self.inner.config
+    }
+
     /// Collections that are being made.
     pub(super) fn making(&self) -> &Making {
         &self.inner.making

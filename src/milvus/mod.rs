@@ -1,4 +1,5 @@
-//! A Milvus server over gRPC: connecting, describing, scanning, writing. It never sees a file.
+//! A Milvus server over gRPC: connecting, describing, scanning, writing. It never sees a file. What newer servers tell
+//! over HTTP alone is asked there.
 //!
 //! What leaves this module is [`crate::schema`]'s model and Arrow record batches; protobuf stays inside. Facts about
 //! servers are named with the version that they were measured on: Milvus 2.3.5 and Milvus Lite 3.2.2.
@@ -13,10 +14,13 @@ mod decode;
 mod describe;
 mod duplicates;
 mod encode;
+mod http;
 mod import;
 mod key;
 mod making;
+mod management;
 mod scan;
+mod segment_files;
 mod segments;
 mod status;
 #[cfg(test)]
@@ -28,7 +32,9 @@ pub use client::{Client, Retry, ServerConfig, ServerKind};
 pub use duplicates::{Duplicates, duplicates, keys};
 pub use import::{ImportRequest, ImportState};
 pub use key::{Key, KeyRange};
+pub use management::{Management, Ticket};
 pub use scan::{ScanRequest, Scanner, split};
+pub use segment_files::SegmentLogs;
 pub use segments::{Identity, LoadState, PartitionIdentity, Segment, SegmentState};
 pub use write::{InsertRequest, Inserter};
 

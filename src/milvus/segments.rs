@@ -4,6 +4,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ServerKind, rpc};
+use super::segment_files::SegmentLogs;
 use super::{proto, status};
 use crate::error::{Error, Kind, Result};
 
@@ -48,6 +49,9 @@ pub struct Segment {
     pub is_level_zero: bool,
     /// How its files are laid out: 0 and 1 a file a field, 2 several fields in one file.
     pub storage_version: i64,
+    /// Which files it is made of, where the server tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs: Option<SegmentLogs>,
 }
 
 /// How much of a collection or partition is in memory.
@@ -111,6 +115,11 @@ impl Client {
         segments.sort_by_key(|segment| segment.id);
         segments.dedup_by_key(|segment| segment.id);
         Ok(segments)
+    }
+
+    /// The server's own number of a collection.
+    pub async fn number(&self, collection: &str) -> Result<i64> {
+        Ok(self.describe_only(collection).await?.collection_id)
     }
 
     /// The server's own numbers of a collection.
@@ -189,6 +198,7 @@ fn segment(wire: proto::PersistentSegment) -> Segment {
         },
         is_level_zero: wire.level == LEVEL_ZERO,
         storage_version: wire.storage_version,
+        logs: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The repository on an object store: how each kind is opened, and how its keys are made.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -46,7 +46,7 @@ impl Remote {
 
     /// Opens what `url` names.
     pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Self> {
-        install_crypto_provider();
+        crate::tls::install_provider();
         let host = url.host_str().unwrap_or_default();
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid(
@@ -132,15 +132,6 @@ fn memory(name: &str) -> Arc<dyn ObjectStore> {
     let mut stores = STORES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let store = stores.get_or_insert_with(HashMap::new).entry(name.to_owned()).or_default();
     Arc::<InMemory>::clone(store)
-}
-
-/// HTTP clients are built without a crypto provider of their own and take the process's.
-fn install_crypto_provider() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An error means that another part of the process has installed one already, which serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 fn invalid(message: impl Into<String>) -> Error {

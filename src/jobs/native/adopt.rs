@@ -176,6 +176,7 @@ impl Taken<'_> {
             state: SegmentState::Flushed,
             is_level_zero: info.is_l0,
             storage_version: info.storage_version,
+            logs: None,
         };
         if segment.rows > 0 && !segment.is_level_zero && inserts.is_empty() {
             return Err(self.damaged(
@@ -266,7 +267,7 @@ impl Taken<'_> {
             return (noted, Vec::new());
         }
         let files = segments.iter().flat_map(SegmentFiles::all);
-        let latest = files.filter_map(|file| done.span(file)).map(|span| span.end).max().unwrap_or_default();
+        let latest = files.filter_map(|file| done.told(file)).map(|told| told.end).max().unwrap_or_default();
         let warning = "its metadata names no moment: it shows all rows that its files hold, and if somebody wrote while it was made, they are not of one moment";
         (latest, vec![warning.to_owned()])
     }

@@ -174,7 +174,11 @@ fn check_rows(collection: &Collection, segment: &SegmentFiles, done: &Done) -> R
     let Some((_, odd)) = fields.iter().find(|(_, spans)| rows(spans) != said) else { return Ok(()) };
     let everywhere = |span: &&Span| fields.values().all(|spans| spans.contains(span));
     let common: BTreeSet<Span> = odd.iter().filter(everywhere).copied().collect();
-    if common.iter().map(|span| span.rows).sum::<u64>() == said {
+    let whole = |spans: &Vec<Span>| {
+        let kept: Vec<Span> = spans.iter().filter(|span| common.contains(span)).copied().collect();
+        kept.len() == common.len() && rows(&kept) == said
+    };
+    if fields.values().all(whole) {
         tracing::warn!(segment = segment.segment.id, "files of an upload that was tried again are copied along");
         return Ok(());
     }
@@ -311,5 +315,9 @@ mod tests {
         let mut everywhere = retried.clone();
         everywhere.push((100, 13, 4, 77));
         assert!(check(7, &everywhere).is_err());
+        // The same files in every field once more: nothing shows which are left over.
+        let again = WHOLE.map(|(field, log, rows, start)| (field, log + 100, rows, start));
+        let error = check(7, &[&WHOLE[..], &again].concat()).unwrap_err();
+        assert!(error.message().contains("14 rows of"), "{error}");
     }
 }

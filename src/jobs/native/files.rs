@@ -1,9 +1,13 @@
 //! Which files hold a moment's rows: what lies in the folders of its segments, and where that goes in the backup.
+//!
+//! Where the server tells which files a segment is made of, others in its folder are none of it: left of an upload that
+//! was tried again, or not written to its end.
 
 use futures::{StreamExt, TryStreamExt};
 
+use crate::binlog::layout::NEWEST_STORAGE;
 use crate::error::{Error, Kind, Result};
-use crate::milvus::Segment;
+use crate::milvus::{Segment, SegmentLogs};
 use crate::repository::store::{FileKind, FileMeta};
 use crate::repository::{RelativePath, Store};
 
@@ -30,7 +34,7 @@ pub struct LogFile {
     pub from: RelativePath,
     /// Where it goes, below the backup's folder.
     pub to: RelativePath,
-    /// The field's number; 0 for deletes.
+    /// The field's number, or that of the group of fields in storage version 2; 0 for deletes.
     pub field: i64,
     /// Its own number, and its name.
     pub log: i64,
@@ -42,7 +46,7 @@ pub struct LogFile {
 pub enum Listed {
     /// All segments have files.
     Whole(Vec<SegmentFiles>),
-    /// This one has rows by the server's word, and no files.
+    /// This one has rows by the server's word, and no files; or not all that the server names.
     Without(Segment),
 }
 
@@ -50,6 +54,12 @@ impl SegmentFiles {
     /// All its files.
     pub fn all(&self) -> impl Iterator<Item = &LogFile> {
         self.inserts.iter().chain(&self.deletes)
+    }
+
+    /// Whether all are there that the server names.
+    fn are(&self, named: &SegmentLogs) -> bool {
+        let inserts: usize = named.inserts.values().map(Vec::len).sum();
+        self.inserts.len() == inserts && self.deletes.len() == named.deletes.len()
     }
 
     /// Their bytes.
@@ -71,6 +81,7 @@ pub async fn list(storage: &Store, segments: &[Segment]) -> Result<Listed> {
         .await?;
     // Deletes are not counted as rows (read): a segment of them alone has files whatever its rows are.
     let without = |files: &&SegmentFiles| match &files.segment {
+        segment if segment.logs.as_ref().is_some_and(|named| !files.are(named)) => true,
         segment if segment.is_level_zero => files.deletes.is_empty(),
         segment => files.inserts.is_empty() && segment.rows > 0,
     };
@@ -81,11 +92,11 @@ pub async fn list(storage: &Store, segments: &[Segment]) -> Result<Listed> {
 }
 
 async fn list_segment(storage: &Store, segment: Segment) -> Result<SegmentFiles> {
-    if segment.storage_version > 1 {
+    if segment.storage_version > NEWEST_STORAGE {
         return Err(Error::new(
             Kind::SchemaIncompatible,
             format!(
-                "segment {} is stored in Milvus's layout {}, which this version does not know: use storage_type LOCAL_FILE",
+                "segment {} is of Milvus's storage version {}, which this version does not know: use storage_type LOCAL_FILE",
                 segment.id, segment.storage_version
             ),
         ));
@@ -105,6 +116,10 @@ async fn list_segment(storage: &Store, segment: Segment) -> Result<SegmentFiles>
         let numbers: Vec<i64> = numbers_below(storage, &folder, &file)?;
         let &[log] = &numbers[..] else { return Err(foreign(storage, &file)) };
         deletes.push(log_file(&file, format!("binlogs/{}/{log}", group_folder("delta_log", &segment)), 0, log)?);
+    }
+    if let Some(named) = &segment.logs {
+        inserts.retain(|file| named.inserts.get(&file.field).is_some_and(|logs| logs.contains(&file.log)));
+        deletes.retain(|file| named.deletes.contains(&file.log));
     }
     inserts.sort_by_key(|file| (file.field, file.log));
     deletes.sort_by_key(|file| file.log);
@@ -228,11 +243,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_the_files_in_a_folder_those_count_that_the_server_names() {
+        let files = ["insert_log/1/2/7/100/1", "insert_log/1/2/7/100/2", "insert_log/1/2/7/1/3", "delta_log/1/2/7/4"];
+        let store = storage("native-named", &files).await;
+        let named = |inserts: Value, deletes: Value| {
+            segment(7, 2, &json!({"logs": {"inserts": inserts, "deletes": deletes}}))
+        };
+        let found = listed(&store, &[named(json!({"100": [2], "1": [3]}), json!([]))]).await.unwrap();
+        let from: Vec<_> = found[0].all().map(|file| file.from.as_str()).collect();
+        assert_eq!(from, ["insert_log/1/2/7/1/3", "insert_log/1/2/7/100/2"]);
+        for gone in [named(json!({"100": [2, 5]}), json!([])), named(json!({"100": [2]}), json!([4, 5]))] {
+            assert!(matches!(list(&store, &[gone]).await.unwrap(), Listed::Without(segment) if segment.id == 7));
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_no_binlog_or_of_another_layout_is_refused_by_name() {
         let store = storage("native-foreign", &["insert_log/1/2/7/100/1", "insert_log/1/2/7/100/1.tmp"]).await;
         let error = listed(&store, &[segment(7, 2, &json!({}))]).await.unwrap_err();
         assert!(error.kind() == Kind::Storage && error.message().contains("100/1.tmp"), "{error}");
-        let error = listed(&store, &[segment(7, 2, &json!({"storage_version": 2}))]).await.unwrap_err();
+        let error = listed(&store, &[segment(7, 2, &json!({"storage_version": 3}))]).await.unwrap_err();
         assert!(error.kind() == Kind::SchemaIncompatible && error.message().contains("segment 7"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`snapshot`] | one moment of some collections, and the segments whose files hold it |
 //! | [`files`] | which files those are |
+//! | [`keeping`] | Milvus is asked not to remove them meanwhile |
 //! | [`bring`] | they come into the backup, hashed and counted |
 //! | [`log_rows`] | how many rows a file holds |
 //! | [`live`] | how many of them live |
@@ -18,6 +19,7 @@ pub(super) mod adopt;
 mod bring;
 mod files;
 mod history;
+mod keeping;
 mod live;
 mod log_rows;
 mod meta;
@@ -29,6 +31,7 @@ pub(super) mod stored;
 use bring::{Brought, Done};
 pub(super) use files::insert_folder;
 use files::{Listed, SegmentFiles};
+use keeping::{Ending, Kept};
 use serde_json::{Value, json};
 use snapshot::Moment;
 
@@ -61,6 +64,8 @@ struct Plan {
     partitions: Vec<String>,
     /// The moment is that of a set, and no other one will do.
     pinned: bool,
+    /// Milvus keeps the files as long as there is a plan.
+    _kept: Kept,
 }
 
 /// A moment, and its files.
@@ -127,7 +132,10 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     let indexes = client.indexes(&collection.name).await?;
     let identity = client.identity(&collection.name).await?;
     let pinned = request.moment.is_some();
-    let plan = Plan { client, storage, collection, indexes, identity, partitions, pinned };
+    // Another member of a set may not be copied yet.
+    let ending = if pinned { Ending::Left } else { Ending::Resumed };
+    let kept = keeping::keep(session, identity.collection, ending).await;
+    let plan = Plan { client, storage, collection, indexes, identity, partitions, pinned, _kept: kept };
     let contents = plan.contents(request.moment.clone()).await?;
     let link = if request.storage_type == StorageType::MilvusNative { request.link } else { Link::Never };
     check_space(repository, &plan, &contents, link)?;
@@ -179,8 +187,8 @@ impl Plan {
         Error::new(
             Kind::Storage,
             format!(
-                "segment {} of '{}' has {} rows by the server's word, and {folder} holds none of them: no backup was \
-                 made. Is milvus_storage the storage that this server writes to? `milvault check` looks for what is wrong",
+                "segment {} of '{}' has {} rows by the server's word, and {folder} does not hold the files of them: no \
+                 backup was made. Is milvus_storage the storage that this server writes to? `milvault check` looks for what is wrong",
                 segment.id, self.collection.name, segment.rows
             ),
         )
@@ -320,6 +328,9 @@ pub(super) async fn moments(session: &Session, request: &MomentsRequest, control
             there.push(takes_part.then(|| (client, wanted.collection_name.clone())));
         }
         let collections: Vec<_> = there.iter().flatten().cloned().collect();
+        for (client, name) in &collections {
+            keeping::keep(session, client.number(name).await?, Ending::Left).await;
+        }
         let mut taken = snapshot::take(&collections).await?.into_iter();
         Ok(there.iter().map(|one| one.as_ref().and_then(|_| taken.next())).collect::<Vec<_>>())
     };

@@ -90,6 +90,7 @@ async fn settled(client: &Client, name: &str) -> Result<Vec<Segment>> {
         let written = segments.iter().all(|segment| segment.state == SegmentState::Flushed);
         // One that is still sealed then is taken as it is: its rows are counted when it is copied.
         if written || begun.elapsed() > SEALED_LIMIT {
+            client.note_files(&mut segments).await;
             return Ok(segments);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
