@@ -194,3 +194,103 @@ fn sparse(field: &Field, stored: &ArrayRef) -> Option<Result<ArrayRef, String>> 
     let array = StructArray::try_new(fields, columns, bytes.nulls().cloned());
     Some(array.map(|array| Arc::new(array) as ArrayRef).map_err(|error| error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{BinaryArray, Float64Array, Int64Array};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn field(data_type: &str, more: &Value) -> Field {
+        let mut described = json!({"id": 100, "name": "f", "data_type": data_type});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            described[key] = value.clone();
+        }
+        serde_json::from_value(described).unwrap()
+    }
+
+    fn vectors_of(data_type: &str, dim: usize, nullable: bool) -> Field {
+        field(data_type, &json!({"params": {"dim": dim.to_string()}, "nullable": nullable}))
+    }
+
+    /// Values as bytes, of a fixed length and each with its own.
+    fn both(values: &[&[u8]]) -> [ArrayRef; 2] {
+        let fixed = FixedSizeBinaryArray::try_from_iter(values.iter().copied()).unwrap();
+        [Arc::new(fixed), Arc::new(BinaryArray::from_iter_values(values))]
+    }
+
+    #[test]
+    fn vectors_are_the_numbers_that_their_bytes_are() {
+        for stored in both(&[&[0x00, 0x3c, 0x00, 0xc0], &[0x00, 0x7c, 0x01, 0x00]]) {
+            let halves = column(&vectors_of("float16_vector", 2, false), &stored).unwrap();
+            let halves =
+                halves.as_fixed_size_list().values().as_primitive::<arrow_array::types::Float16Type>().values();
+            assert_eq!(halves.iter().map(|half| half.to_bits()).collect::<Vec<_>>(), [0x3c00, 0xc000, 0x7c00, 1]);
+        }
+        for stored in both(&[&[1, 255, 128], &[127, 0, 2]]) {
+            let small = column(&vectors_of("int8_vector", 3, false), &stored).unwrap();
+            assert_eq!(
+                small.as_fixed_size_list().values().as_primitive::<Int8Type>().values()[..],
+                [1, -1, -128, 127, 0, 2]
+            );
+        }
+        for (data_type, dim) in [("bfloat16_vector", 1), ("binary_vector", 16)] {
+            for stored in both(&[&[1, 2], &[3, 4]]) {
+                let bytes = column(&vectors_of(data_type, dim, false), &stored).unwrap();
+                assert_eq!((bytes.as_fixed_size_binary().value(1), bytes.len()), (&[3u8, 4][..], 2));
+            }
+        }
+        let [stored, _] = both(&[&[0; 6]]);
+        for (data_type, dim) in
+            [("float16_vector", 2), ("bfloat16_vector", 4), ("binary_vector", 8), ("float_vector", 2)]
+        {
+            assert!(column(&vectors_of(data_type, dim, false), &stored).is_err(), "{data_type}");
+        }
+    }
+
+    #[test]
+    fn a_vector_that_is_null_stays_so_and_others_beside_it_stay_what_they_are() {
+        let bytes = 1.5f32.to_le_bytes();
+        let stored: ArrayRef = Arc::new(BinaryArray::from_opt_vec(vec![Some(&bytes), None, Some(&bytes)]));
+        let read = column(&vectors_of("float_vector", 1, true), &stored).unwrap();
+        assert_eq!((read.is_null(0), read.is_null(1), read.is_null(2)), (false, true, false));
+        let values = read.as_fixed_size_list().values().as_primitive::<arrow_array::types::Float32Type>().values();
+        assert_eq!((values[0].to_bits(), values[2].to_bits()), (1.5f32.to_bits(), 1.5f32.to_bits()));
+        assert!(column(&vectors_of("float_vector", 1, false), &stored).unwrap_err().contains("nulls"));
+        let short: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&[1, 2, 3]]));
+        assert!(column(&vectors_of("float_vector", 1, true), &short).is_err());
+    }
+
+    #[test]
+    fn sparse_vectors_are_pairs_of_index_and_value() {
+        let pair = |index: u32, value: f32| [index.to_le_bytes(), value.to_le_bytes()].concat();
+        let rows = [[pair(3, 0.5), pair(70_000, -2.0)].concat(), Vec::new()];
+        let stored: ArrayRef = Arc::new(BinaryArray::from_iter_values(&rows));
+        let read = column(&field("sparse_float_vector", &json!({})), &stored).unwrap();
+        let (indices, values) = (read.as_struct().column(0), read.as_struct().column(1));
+        assert_eq!(indices.as_list::<i32>().value_offsets(), [0, 2, 2]);
+        let first = indices.as_list::<i32>().value(0);
+        assert_eq!(first.as_primitive::<arrow_array::types::UInt32Type>().values()[..], [3, 70_000]);
+        let first = values.as_list::<i32>().value(0);
+        assert_eq!(first.as_primitive::<arrow_array::types::Float32Type>().values()[1].to_bits(), (-2.0f32).to_bits());
+        let odd: ArrayRef = Arc::new(BinaryArray::from_vec(vec![&[0; 7]]));
+        assert!(column(&field("sparse_float_vector", &json!({})), &odd).unwrap_err().contains("no list of pairs"));
+    }
+
+    #[test]
+    fn times_are_microseconds_and_nulls_are_nulls_where_they_may_be() {
+        let stored: ArrayRef = Arc::new(Int64Array::from(vec![Some(1_500_000), None]));
+        let read = column(&field("timestamptz", &json!({"nullable": true})), &stored).unwrap();
+        assert_eq!(*read.data_type(), ArrowType::Timestamp(arrow_schema::TimeUnit::Microsecond, Some("UTC".into())));
+        assert!(read.is_null(1));
+        let narrow: ArrayRef = Arc::new(arrow_array::Int32Array::from(vec![Some(-7), None]));
+        let read = column(&field("int16", &json!({"nullable": true})), &narrow).unwrap();
+        assert_eq!((read.as_primitive::<Int16Type>().value(0), read.is_null(1)), (-7, true));
+        assert!(column(&field("int16", &json!({})), &narrow).unwrap_err().contains("nulls"));
+        let wide: ArrayRef = Arc::new(arrow_array::Int32Array::from(vec![40_000]));
+        assert!(column(&field("int16", &json!({})), &wide).is_err());
+        let other: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
+        assert!(column(&field("int64", &json!({})), &other).unwrap_err().contains("'f' is of type"));
+    }
+}

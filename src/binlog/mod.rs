@@ -22,10 +22,10 @@ pub mod event;
 pub mod layout;
 pub mod metadata;
 pub mod packed;
-mod payload;
-pub mod segment;
 #[cfg(test)]
 mod packed_tests;
+mod payload;
+pub mod segment;
 #[cfg(test)]
 mod tests;
 

@@ -56,9 +56,9 @@ impl Packed {
             let count = u64::try_from(group.num_rows()).map_err(|_| "has a negative number of rows")?;
             rows = rows.checked_add(count).ok_or("has too many rows")?;
         }
-        let leaf = columns.get(&TIMESTAMP_FIELD).and_then(|place| {
-            (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == *place)
-        });
+        let leaf = columns
+            .get(&TIMESTAMP_FIELD)
+            .and_then(|place| (0..schema.num_columns()).find(|leaf| schema.get_column_root_idx(*leaf) == *place));
         let times = leaf.map(|leaf| {
             let spans: Option<Vec<_>> = footer.row_groups().iter().map(|group| span(group, leaf)).collect();
             let spans = spans.filter(|spans| !spans.is_empty()).unwrap_or_else(|| vec![(0, u64::MAX)]);

@@ -25,12 +25,14 @@ const VECTOR: i64 = 101;
 fn packed(columns: &[(i64, ArrayRef)], statistics: EnabledStatistics) -> bytes::Bytes {
     let field = |(id, array): &(i64, ArrayRef)| {
         let marked = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())]);
-        ArrowField::new(format!("a name of {id}"), array.data_type().clone(), array.null_count() > 0).with_metadata(marked)
+        ArrowField::new(format!("a name of {id}"), array.data_type().clone(), array.null_count() > 0)
+            .with_metadata(marked)
     };
     let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
     let arrays = columns.iter().map(|(_, array)| Arc::clone(array)).collect();
     let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).set_statistics_enabled(statistics);
+    let properties =
+        WriterProperties::builder().set_max_row_group_row_count(Some(100)).set_statistics_enabled(statistics);
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties.build())).unwrap();
     writer.write(&batch).unwrap();
     writer.into_inner().unwrap().into()
@@ -86,7 +88,7 @@ fn two_columns(deltas: &[LogFile]) -> Vec<LogFile> {
         let texts = stored(std::slice::from_ref(delta), EventKind::Delete);
         let row = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         let all: Vec<_> = texts.as_string::<i32>().iter().flatten().map(row).collect();
-        let number = |name: &str| Int64Array::from_iter(all.iter().map(|row| row[name].as_i64()));
+        let number = |name: &str| all.iter().map(|row| row[name].as_i64()).collect::<Int64Array>();
         let columns = [(0, Arc::new(number("pk")) as ArrayRef), (1, Arc::new(number("ts")) as ArrayRef)];
         log(delta.path.clone(), packed(&columns, EnabledStatistics::Chunk))
     };
@@ -113,7 +115,8 @@ fn a_footer_tells_fields_rows_and_times() {
     let all = times.as_primitive::<arrow_array::types::Int64Type>().values();
     let (first, last) = (all.iter().min().unwrap().cast_unsigned(), all.iter().max().unwrap().cast_unsigned());
     let columns = [(0, Arc::clone(&times)), (1, Arc::clone(&times))];
-    for (statistics, expected) in [(EnabledStatistics::Chunk, (first, last)), (EnabledStatistics::None, (0, u64::MAX))] {
+    for (statistics, expected) in [(EnabledStatistics::Chunk, (first, last)), (EnabledStatistics::None, (0, u64::MAX))]
+    {
         let told = packed::Packed::open(&packed(&columns, statistics).into(), "a").unwrap().unwrap();
         assert_eq!(told.columns, BTreeMap::from([(0, 0), (1, 1)]));
         assert_eq!((told.rows, told.times), (times.len() as u64, Some(expected)));
@@ -185,13 +188,16 @@ fn a_field_that_was_added_later_is_null_in_the_rows_before() {
         segment.batches(&schema, &["note"], Arc::default(), None, 64).unwrap().collect::<Result<_, _>>().unwrap();
     let read: Vec<Option<String>> = batches
         .iter()
-        .flat_map(|batch| batch["note"].as_string::<i32>().iter().map(|note| note.map(str::to_owned)).collect::<Vec<_>>())
+        .flat_map(|batch| {
+            batch["note"].as_string::<i32>().iter().map(|note| note.map(str::to_owned)).collect::<Vec<_>>()
+        })
         .collect();
     let nulls = usize::try_from(rows).unwrap() - late;
     assert!(read[..nulls].iter().all(Option::is_none) && read.len() == nulls + late);
     assert_eq!(read[nulls..].iter().flatten().count(), late);
     // Where it may not have nulls, rows are missing.
     let schema = with_note(false);
-    let refused = Segment::open(written(&files, &parts), &schema).unwrap().batches(&schema, &["note"], Arc::default(), None, 64);
+    let refused =
+        Segment::open(written(&files, &parts), &schema).unwrap().batches(&schema, &["note"], Arc::default(), None, 64);
     assert_eq!(refused.err().unwrap().kind(), Kind::BackupCorrupted);
 }

@@ -146,9 +146,8 @@ impl LogBatches {
                 Some(current) => (&current.0, &mut current.1),
                 None => match self.payloads.next() {
                     Some((source, metadata)) => {
-                        let reader = guard(&source, &self.name, || {
-                            open(&source, metadata, self.batch_rows, self.column)
-                        })?;
+                        let reader =
+                            guard(&source, &self.name, || open(&source, metadata, self.batch_rows, self.column))?;
                         let current = self.current.insert((source, reader));
                         (&current.0, &mut current.1)
                     }

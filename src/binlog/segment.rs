@@ -123,7 +123,9 @@ impl Segment {
         let mut groups = self.groups.iter().filter(|(_, logs)| logs.iter().any(|log| log.has(field)));
         let first = groups.next().map(|(group, _)| *group);
         match groups.next().and_then(|(_, logs)| logs.iter().find(|log| log.has(field))) {
-            Some(again) => Err(damaged(again.name(), &format!("has field {field}, which another group of files has too"))),
+            Some(again) => {
+                Err(damaged(again.name(), &format!("has field {field}, which another group of files has too")))
+            }
             None => Ok(first),
         }
     }

@@ -107,7 +107,8 @@ fn rows_that_live_are_counted_by_keys_and_times_alone() {
             let (mut files, deltas) = files(segment);
             files.fields.retain(|field, _| [1, 100].contains(field));
             let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-            let count = Segment::open(files, &collection.schema).unwrap().living(&collection.schema, deletes, None).unwrap();
+            let count =
+                Segment::open(files, &collection.schema).unwrap().living(&collection.schema, deletes, None).unwrap();
             *living.entry(partition.partition_name.as_str()).or_default() += count;
         }
     }

@@ -107,17 +107,12 @@ async fn management(address: &str, client: Option<&Client>, collection: Option<&
             Some((client, collection)) => client.number(collection).await?,
             None => ALL_COLLECTIONS,
         };
-        let message = match management.pause(collection, 1).await? {
-            Some(ticket) => {
-                management.resume(&ticket).await?;
-                format!("{address} can be asked to keep files while they are copied")
-            }
-            None => {
-                let message = format!("{address} answers, and this version of Milvus cannot be asked to keep files");
-                return Ok(Finding { name, success: None, message });
-            }
+        let Some(ticket) = management.pause(collection, 1).await? else {
+            let message = format!("{address} answers, and this version of Milvus cannot be asked to keep files");
+            return Ok(Finding { name, success: None, message });
         };
-        Ok(Finding::of(name, Ok(message)))
+        management.resume(&ticket).await?;
+        Ok(Finding::of(name, Ok(format!("{address} can be asked to keep files while they are copied"))))
     };
     outcome.await.unwrap_or_else(|error| Finding::of(name, Err(error)))
 }

@@ -112,7 +112,8 @@ impl Answer {
 
 fn builder() -> reqwest::ClientBuilder {
     crate::tls::install_provider();
-    reqwest::Client::builder().timeout(LIMIT).redirect(reqwest::redirect::Policy::none())
+    // What speaks HTTP/2 at a server's address is taken for gRPC.
+    reqwest::Client::builder().http1_only().timeout(LIMIT).redirect(reqwest::redirect::Policy::none())
 }
 
 fn parse(address: &str) -> Result<Url> {

@@ -246,9 +246,8 @@ mod tests {
     async fn of_the_files_in_a_folder_those_count_that_the_server_names() {
         let files = ["insert_log/1/2/7/100/1", "insert_log/1/2/7/100/2", "insert_log/1/2/7/1/3", "delta_log/1/2/7/4"];
         let store = storage("native-named", &files).await;
-        let named = |inserts: Value, deletes: Value| {
-            segment(7, 2, &json!({"logs": {"inserts": inserts, "deletes": deletes}}))
-        };
+        let named =
+            |inserts: Value, deletes: Value| segment(7, 2, &json!({"logs": {"inserts": inserts, "deletes": deletes}}));
         let found = listed(&store, &[named(json!({"100": [2], "1": [3]}), json!([]))]).await.unwrap();
         let from: Vec<_> = found[0].all().map(|file| file.from.as_str()).collect();
         assert_eq!(from, ["insert_log/1/2/7/1/3", "insert_log/1/2/7/100/2"]);
