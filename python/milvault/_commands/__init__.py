@@ -1,6 +1,7 @@
 """The commands of `milvault`, and the options that stand before each. A command calls one method of `BackupManager`.
 
-The commands are in files by the sort of what they do, as `_operations/` has it.
+The commands are in files by the sort of what they do, as `_operations/` has it; what they share is in `settings`,
+`calling` and `terminal`.
 """
 
 from __future__ import annotations

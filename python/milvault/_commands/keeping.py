@@ -7,19 +7,11 @@ from typing import Annotated
 
 import typer
 
-from milvault._terminal import draws_progress, print_json, show_backup, show_copied, show_pruned
 from milvault.cli import DONE, FAILED, PARTLY_DONE
 
-from .settings import (
-    BackupArgument,
-    CollectionOption,
-    JsonOption,
-    LinkOption,
-    TimeoutOption,
-    call,
-    options_of,
-    settings_of,
-)
+from .calling import call
+from .settings import BackupArgument, CollectionOption, JsonOption, LinkOption, TimeoutOption, options_of, settings_of
+from .terminal import draws_progress, print_json, show_backup, show_copied, show_pruned
 
 
 def copy(

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from milvault._terminal import draws_progress, print_json, show_backup, show_backups, show_checked, show_verified
 from milvault.cli import CORRUPT, DONE, FAILED
 from milvault.enums import BackupState, VerificationType
 from milvault.params import VerificationParams
 
-from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, call, settings_of
+from .calling import call
+from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, settings_of
+from .terminal import draws_progress, print_json, show_backup, show_backups, show_checked, show_verified
 
 
 def check(

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from milvault._terminal import draws_progress, print_json, show_created
 from milvault.cli import DONE, PARTLY_DONE, exit_code_of_kind
 from milvault.enums import BackupStorageType, BackupType, ChecksumAlgorithm
 from milvault.params import BackupParams
 
-from .settings import JsonOption, LinkOption, TimeoutOption, call, settings_of
+from .calling import call
+from .settings import JsonOption, LinkOption, TimeoutOption, settings_of
+from .terminal import draws_progress, print_json, show_created
 
 
 def create(

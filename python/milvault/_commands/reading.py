@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from milvault._moments import moment_of_text
-from milvault._terminal import draws_progress, print_json
 from milvault.cli import DONE
 from milvault.display import human_bytes
 
-from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, call, settings_of
+from .calling import call
+from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, settings_of
+from .terminal import draws_progress, print_json
 
 
 def export(

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from milvault._moments import moment_of_text
-from milvault._terminal import draws_progress, print_json, show_restored
 from milvault.cli import DONE, PARTLY_DONE, exit_code_of_kind
 from milvault.enums import AutoIdPolicy, ConflictPolicy, RestoreProof, RestoreVia
 from milvault.params import RestoreParams
 
-from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, call, settings_of
+from .calling import call
+from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, settings_of
+from .terminal import draws_progress, print_json, show_restored
 
 
 def restore(

@@ -1,21 +1,17 @@
-"""What the commands share: the global options, the options that several have, and how a manager is made and called."""
+"""What the commands share: the global options, the options that several have, and a manager as they say."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from milvault._terminal import run_interruptibly
 from milvault.config import BackupRecoveryConfig
 from milvault.connection import DEFAULT_URI
 from milvault.enums import LinkPolicy
 from milvault.manager import BackupManager
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 CollectionOption = Annotated[
@@ -75,20 +71,14 @@ class Settings:
 
 
 def settings_of(context: typer.Context, as_json: bool) -> Settings:
+    """The global options; `--json` may stand before the command or behind it."""
     settings: Settings = context.obj
     settings.as_json = settings.as_json or as_json
     return settings
 
 
-def call(manager: BackupManager, method: Callable[[], Awaitable[Any]]) -> Any:
-    async def work() -> Any:
-        async with manager:
-            return await method()
-
-    return run_interruptibly(work())
-
-
 def options_of(pairs: list[str]) -> dict[str, str]:
+    """Options of an object store, from `KEY=VALUE` each."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
