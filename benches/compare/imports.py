@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MODELS = ["enums", "errors", "_model", "config", "params", "results", "progress", "display"]
+MODELS = ["enums", "errors", "_model", "_moments", "_metadata", "config", "params", "results", "progress", "display"]
 ROUNDS = 15
 
 

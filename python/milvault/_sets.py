@@ -1,4 +1,4 @@
-"""Which collections a filter means, and backing them up one after the other."""
+"""Which collections a filter means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `milvault`: runs it, and turns what happens into an exit code. The commands are in `_commands.py`.
+"""The command `milvault`: runs it, and turns what happens into an exit code. The commands are in `_commands/`.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such backup, 11 locked or in progress, 12 corrupt,
 130 interrupted.

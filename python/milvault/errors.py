@@ -520,9 +520,7 @@ def error_of_kind(operation: str, report: Mapping[str, Any]) -> BackupRecoveryEr
     kind = str(report.get("kind", "internal"))
     error_class = _BY_KIND.get(kind, BackupRecoveryError)
     if kind == "timeout":
-        error_class = {"backup": BackupTimeoutError, "restore": RestoreTimeoutError}.get(
-            operation, OperationTimeoutError
-        )
+        error_class = _TIMEOUTS.get(operation, OperationTimeoutError)
     error: BackupRecoveryError = error_class.from_details(
         kind, str(report.get("message", kind)), report.get("details") or {}, temporary=bool(report.get("temporary"))
     )

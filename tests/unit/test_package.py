@@ -1,7 +1,9 @@
 """The package itself: importing it is light, its names are all there, and the stub tells the truth about the core."""
 
+import pickle
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -12,6 +14,15 @@ def test_every_exported_name_is_there():
     assert milvault.__all__ == sorted(milvault.__all__)
     for name in milvault.__all__:
         assert getattr(milvault, name) is not None
+
+
+def test_every_class_says_where_users_import_it_from():
+    # Pickles name a class by it, and hints of a subclass are looked up there.
+    for name in milvault.results.__all__:
+        assert getattr(milvault.results, name).__module__ == "milvault.results" or name == "read_metadata"
+    for found in (milvault.BackupList, milvault.BackupMetadata, milvault.DamagedBackup):
+        assert pickle.loads(pickle.dumps(found)) is found
+        assert typing.get_type_hints(found) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,21 @@
-"""What the command line shows: tables and words for people, one JSON document for programs; and how it is stopped."""
+"""What the commands show: tables and words for people, one JSON document for programs."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from .display import human_bytes, human_duration, human_value
-from .enums import BackupOwner
+from milvault.display import human_bytes, human_duration, human_value
+from milvault.enums import BackupOwner
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
-    from .results import (
+    from milvault.results import (
         BackupList,
         BackupMetadata,
         BackupResult,
@@ -28,40 +24,6 @@ if TYPE_CHECKING:
         RestoreResult,
         VerificationResult,
     )
-
-T = TypeVar("T")
-
-
-def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work`; the first Ctrl-C (or SIGTERM) cancels it, so that it cleans up, a second one stops at once.
-
-    Raises:
-        KeyboardInterrupt: It was interrupted, and has cleaned up.
-    """
-
-    async def guarded() -> T:
-        loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work)
-        interrupted: list[bool] = []
-
-        def interrupt() -> None:
-            if interrupted:
-                # A repository survives being left at any moment; the next run sweeps.
-                os._exit(130)
-            interrupted.append(True)
-            print("milvault: interrupted, cleaning up (again to stop at once)", file=sys.stderr, flush=True)
-            task.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Not in a thread, nor on Windows: there the interpreter's own way has to do.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, interrupt)
-        return await task
-
-    try:
-        return asyncio.run(guarded())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 def print_json(document: object) -> None:
