@@ -16,8 +16,9 @@ def vectors(start: int, end: int, dim: int) -> np.ndarray:
     """The vectors of rows start to end, the same at every call; seeded for each hundred thousand rows."""
     parts = []
     for chunk in range(start // CHUNK, (end + CHUNK - 1) // CHUNK):
-        part = np.random.default_rng(chunk).standard_normal((CHUNK, dim), dtype=np.float32)
-        parts.append(part[max(start - chunk * CHUNK, 0) : end - chunk * CHUNK])
+        rows = min(end - chunk * CHUNK, CHUNK)
+        part = np.random.default_rng(chunk).standard_normal((rows, dim), dtype=np.float32)
+        parts.append(part[max(start - chunk * CHUNK, 0) :])
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -174,8 +174,8 @@ def test_a_damaged_backup_exits_with_12(milvault, lite_tcp, name):
 
 def _start_and_wait_for_lock(milvault, root: Path, name: str, *more: str) -> subprocess.Popen[str]:
     running = subprocess.Popen(
-        command("create", name, *more),
-        env=milvault.environment,
+        command("create", name, "--no-verify", *more),
+        env={**milvault.environment, "MILVAULT_BANDWIDTH_LIMIT_MIB": "2"},  # ten MB take five seconds
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -189,7 +189,7 @@ def _start_and_wait_for_lock(milvault, root: Path, name: str, *more: str) -> sub
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_exits_with_130_and_leaves_nothing(milvault, lite_tcp, name, root, number):
-    create_large(lite_tcp.uri, name, 60_000, 128)
+    create_large(lite_tcp.uri, name, 5_000, 512)
     running = _start_and_wait_for_lock(milvault, root, name, "--json")
     running.send_signal(number)
     output, errors = running.communicate(timeout=15)
@@ -200,7 +200,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing(milvault, lite_tcp, name, root
 
 
 def test_a_locked_collection_exits_with_11(milvault, lite_tcp, name, root):
-    create_large(lite_tcp.uri, name, 60_000, 128)
+    create_large(lite_tcp.uri, name, 5_000, 512)
     running = _start_and_wait_for_lock(milvault, root, name)
     try:
         refused = milvault("create", name, "--json", exits=LOCKED)

@@ -17,6 +17,8 @@ from tests.recipes import count, create, create_large, plain
 
 pytestmark = pytest.mark.timeout(120)
 
+ROWS = 10_000
+
 
 class Until:
     """A progress sink that sets an event when the job is in one of the phases and has so many rows behind it."""
@@ -32,8 +34,8 @@ class Until:
 
 @pytest.fixture
 def large(lite_tcp, name):
-    """Large enough for a backup to last about two seconds on Lite."""
-    create_large(lite_tcp.uri, name, 40_000, 128)
+    """Large enough for a backup to last about a second on Lite."""
+    create_large(lite_tcp.uri, name, ROWS, 512)
 
 
 class Loop:
@@ -138,7 +140,7 @@ async def test_progress_grows_to_a_hundred_percent(lite_tcp, connect, name, larg
     assert percentages == sorted(percentages)
     assert until.seen[-1].percentage == 100
     assert until.seen[-1].is_complete
-    assert until.seen[-1].rows_processed == until.seen[-1].total_rows == 40_000
+    assert until.seen[-1].rows_processed == until.seen[-1].total_rows == ROWS
     assert {"reading"} <= {progress.phase for progress in until.seen}
 
 
@@ -212,4 +214,4 @@ async def test_restored_rows_are_there_after_a_canceled_attempt(lite_tcp, connec
         params = RestoreParams(load_after_restore=True)
         restored = await manager.restore_backup(backup.backup_id, name, params)
         assert restored.success, restored.error_message
-    assert count(lite_tcp.client, name) == 40_000
+    assert count(lite_tcp.client, name) == ROWS

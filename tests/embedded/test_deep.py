@@ -103,16 +103,16 @@ async def test_what_differs_from_the_original_is_told_with_keys_and_is_no_damage
 
 
 async def test_many_rows_over_many_chunks_are_compared_in_key_order(lite_tcp, connect, name):
-    create_large(lite_tcp.uri, name, 15_000, 128)
+    create_large(lite_tcp.uri, name, 7_500, 256)
     async with connect(lite_tcp, default_chunk_size_mb=1) as manager:
         backup = await manager.create_backup(name)
         assert len(data_files(backup.storage_path)) > 5
-        lite_tcp.client.delete(name, filter="id >= 14990")
+        lite_tcp.client.delete(name, filter="id >= 7490")
         found = await manager.verify_backup(backup.backup_id, name, DEEP)
     assert found.success, found.errors
     assert found.details["original"]["differences"]["only_in_backup"] == {
         "rows": 10,
-        "examples": [*range(14_990, 15_000)],
+        "examples": [*range(7_490, 7_500)],
     }
 
 
@@ -204,7 +204,7 @@ async def test_rows_that_do_not_come_back_fail_the_verification_by_partition(lit
 
 async def test_a_failure_in_the_middle_leaves_no_temporary_collection(lite_tcp, connect, name, root):
     # The fault: data files vanish after they were checked.
-    create_large(lite_tcp.uri, name, 15_000, 128)
+    create_large(lite_tcp.uri, name, 3_000, 640)
     async with connect(lite_tcp, default_chunk_size_mb=1) as manager:
         backup = await manager.create_backup(name)
         hidden = data_files(backup.storage_path)[-1]
@@ -224,7 +224,7 @@ async def test_a_failure_in_the_middle_leaves_no_temporary_collection(lite_tcp, 
 
 @pytest.mark.parametrize("phase", ["inserting", "proving", "reading"])
 async def test_canceling_leaves_no_temporary_collection(lite_tcp, connect, name, root, phase):
-    create_large(lite_tcp.uri, name, 20_000, 128)
+    create_large(lite_tcp.uri, name, 5_000, 512)
     async with connect(lite_tcp) as manager:
         backup = await manager.create_backup(name)
         until = Until(phase)

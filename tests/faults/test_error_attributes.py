@@ -164,7 +164,7 @@ def test_storage_error_tells_a_missing_right(lite_tcp, collection, tmp_path):
 
 
 def test_insufficient_storage_tells_what_is_needed_and_free_in_gb(lite_tcp, name, tmp_path):
-    create_large(lite_tcp.uri, name, 20_000, 128)  # 10 MB
+    create_large(lite_tcp.uri, name, 2_500, 1024)  # 10 MB
     job = {"uri": lite_tcp.uri, "disk": str(tmp_path / "disk"), "collection": name, "fill": False}
     error = run_on_a_disk_of(4, tmp_path / "disk", job)["error"]
     assert error["type"] == "InsufficientStorageError"

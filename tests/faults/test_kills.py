@@ -26,6 +26,8 @@ from tests.recipes import Recipe, create, expected, plain, read_all
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000 if SOAK else 900)]
 
 SEED = 20261121
+SIZE = (12_000, 32) if SOAK else (3_000, 64)
+"""Rows and dimension of what is backed up and restored."""
 
 # A moment to die in: the operation, the phases that count as it, the longest delay after its beginning, in seconds.
 # A backup's lock is taken while it counts; checksums, manifest and the folder's fsync are written in "writing".
@@ -91,12 +93,12 @@ def left(place: Disk | Bucket) -> list[str]:
 class Scene:
     """A repository and a server on which process after process dies, and what must hold in between."""
 
-    def __init__(self, uri: str, place: Disk | Bucket, copies: Path, name: str, rows: int) -> None:
+    def __init__(self, uri: str, place: Disk | Bucket, copies: Path, name: str, rows: int, dim: int) -> None:
         self.uri, self.place, self.name, self.copies = uri, place, name, copies
         self.target = f"{name}_target"
         self.client = client_of(uri)
-        self.source = plain(rows, dim=32)
-        self.states = {"old": plain(rows, dim=32, start=10**6), "new": self.source}
+        self.source = plain(rows, dim=dim)
+        self.states = {"old": plain(rows, dim=dim, start=10**6), "new": self.source}
         self.backups: dict[str, str] = {}
         self.manager: BackupManager | None = None
         self.dead_collection = name
@@ -280,7 +282,7 @@ async def test_killed_processes_leave_whole_backups_and_whole_collections(
 ):
     kills, at_least = (118, 10) if SOAK else (12, 1)
     async with connect(lite_tcp) as manager:
-        scene = Scene(lite_tcp.uri, Disk(root), tmp_path / "copies", name, rows=12_000 if SOAK else 6_000)
+        scene = Scene(lite_tcp.uri, Disk(root), tmp_path / "copies", name, *SIZE)
         await scene.prepare(manager)
         histogram = await killing(scene, kills, list(MOMENTS), capsys)
     assert sum(histogram.values()) >= kills
@@ -292,7 +294,7 @@ async def test_killed_processes_on_s3(lite_tcp, connect, name, bucket, s3_server
     kills, at_least = (64, 5) if SOAK else (9, 1)
     async with connect(lite_tcp, root=f"s3://{bucket}") as manager:
         place = Bucket(s3_server.client(), bucket)
-        scene = Scene(lite_tcp.uri, place, tmp_path / "copies", name, rows=12_000 if SOAK else 6_000)
+        scene = Scene(lite_tcp.uri, place, tmp_path / "copies", name, *SIZE)
         await scene.prepare(manager)
         histogram = await killing(scene, kills, list(MOMENTS), capsys)
     assert sum(histogram.values()) >= kills
@@ -304,7 +306,7 @@ async def test_killed_restores_on_a_milvus_server(server, connect, name, root, t
     kills, at_least = (18, 5) if SOAK else (3, 1)
     moments = [moment for moment in MOMENTS if moment.startswith("restore")]
     async with connect(server) as manager:
-        scene = Scene(server.uri, Disk(root), tmp_path / "copies", name, rows=4000)
+        scene = Scene(server.uri, Disk(root), tmp_path / "copies", name, 4_000, 32)
         await scene.prepare(manager)
         histogram = await killing(scene, kills, moments, capsys)
     assert min(histogram[moment] for moment in moments) >= at_least
@@ -312,7 +314,7 @@ async def test_killed_restores_on_a_milvus_server(server, connect, name, root, t
 
 async def test_a_run_that_follows_a_dead_one_at_once_is_not_kept_waiting(lite_tcp, connect, name, root):
     # The lock names this host and a pid that is gone: there is nobody to wait for.
-    create(lite_tcp.client, name, plain(20_000, dim=64))
+    create(lite_tcp.client, name, plain(5_000, dim=256))
     job = {"operation": "backup", "uri": lite_tcp.uri, "root": str(root), "collection": name}
     code, said = run_child(job | {"kill": {"phases": ["reading"], "delay": 0.05}})
     assert (code, said["died_in"]) == (-9, "reading")

@@ -38,7 +38,7 @@ def finished(root: Path, collection: str) -> set[str]:
 
 
 async def test_a_killed_backup_is_gone_on_with(lite_tcp, connect, name, root):
-    recipe = plain(16_000, dim=64)
+    recipe = plain(4_000, dim=256)
     create(lite_tcp.client, name, recipe)
     before = die_after(3, lite_tcp.uri, root, name)
     async with connect(lite_tcp) as manager:
@@ -61,11 +61,11 @@ async def test_a_killed_backup_is_gone_on_with(lite_tcp, connect, name, root):
 
 async def test_adopted_chunks_are_not_read_again(lite_tcp, connect, name, root):
     # The witness: rows that change between the two runs are in the backup as they were.
-    recipe = plain(16_000, dim=64)
+    recipe = plain(4_000, dim=256)
     create(lite_tcp.client, name, recipe)
     die_after(3, lite_tcp.uri, root, name)
     first, last = recipe.rows[0], recipe.rows[-1]
-    changed = [row | {"vector": vector_of(row["id"] + 7, 64)} for row in (first, last)]
+    changed = [row | {"vector": vector_of(row["id"] + 7, 256)} for row in (first, last)]
     lite_tcp.client.upsert(name, changed)
     async with connect(lite_tcp) as manager:
         made = await manager.create_backup(name, BackupParams(**PARAMS))
@@ -89,14 +89,14 @@ async def test_adopted_chunks_are_not_read_again(lite_tcp, connect, name, root):
 
 @pytest.mark.parametrize("change", ["resume", "chunk_size_mb", "compression_level", "collection"])
 async def test_what_is_not_the_same_begins_anew(lite_tcp, connect, name, root, change):
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(lite_tcp.client, name, recipe)
     die_after(1, lite_tcp.uri, root, name)
     params = PARAMS | {"resume": {"resume": False}, "chunk_size_mb": {"chunk_size_mb": 2},
                        "compression_level": {"compression_level": 3}}.get(change, {})  # fmt: skip
     if change == "collection":
         lite_tcp.client.drop_collection(name)
-        recipe = plain(12_000, dim=65)
+        recipe = plain(3_000, dim=257)
         create(lite_tcp.client, name, recipe)
     async with connect(lite_tcp) as manager:
         made = await manager.create_backup(name, BackupParams(**params))
@@ -108,7 +108,7 @@ async def test_what_is_not_the_same_begins_anew(lite_tcp, connect, name, root, c
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "note"])
 async def test_a_finished_chunk_that_was_damaged_is_read_again(lite_tcp, connect, name, root, damage):
-    recipe = plain(16_000, dim=64)
+    recipe = plain(4_000, dim=256)
     create(lite_tcp.client, name, recipe)
     before = die_after(3, lite_tcp.uri, root, name)
     victim = next((root / name).glob("b*/data/*-00001.parquet"))
@@ -136,7 +136,7 @@ async def test_a_finished_chunk_that_was_damaged_is_read_again(lite_tcp, connect
 
 
 async def test_rows_that_came_or_went_meanwhile_are_read_anew(lite_tcp, connect, name, root):
-    recipe = plain(16_000, dim=64)
+    recipe = plain(4_000, dim=256)
     create(lite_tcp.client, name, recipe)
     die_after(3, lite_tcp.uri, root, name)
     gone = recipe.rows[7]
@@ -153,7 +153,7 @@ async def test_rows_that_came_or_went_meanwhile_are_read_anew(lite_tcp, connect,
 
 
 async def test_a_backup_that_is_killed_time_and_again_gets_there(lite_tcp, connect, name, root):
-    recipe = plain(24_000, dim=64)
+    recipe = plain(6_000, dim=256)
     create(lite_tcp.client, name, recipe)
     reached = [len(die_after(2, lite_tcp.uri, root, name))]
     # The chunks that are adopted are noted together: one more note is one more chunk.
@@ -168,7 +168,7 @@ async def test_a_backup_that_is_killed_time_and_again_gets_there(lite_tcp, conne
 
 
 async def test_a_backup_whose_server_went_away_is_gone_on_with(lite_tcp, connect, name, root):
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(lite_tcp.client, name, recipe)
     with proxy_to(lite_tcp.uri) as proxy:
         async with connect(proxy.uri, max_retries=1) as manager:
@@ -190,7 +190,7 @@ async def test_a_backup_whose_server_went_away_is_gone_on_with(lite_tcp, connect
 
 
 async def test_an_unfinished_backup_outlives_what_is_done_in_between(lite_tcp, connect, name, root):
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(lite_tcp.client, name, recipe)
     async with connect(lite_tcp) as manager:
         older = await manager.create_backup(name, BackupParams(**PARAMS))
@@ -209,7 +209,7 @@ async def die_restoring(milvus: Any, root: Path, backup: str, collection: str, t
     """Lets a restore die with at least one chunk in, and another half in; its staging collection."""
     params = {"target_collection_name": target, "bandwidth_limit_mib": 8}
     job = {"operation": "restore", "uri": milvus.uri, "root": str(root), "collection": collection, "backup": backup}
-    kill = {"phases": ["inserting"], "delay": 0, "rows": 6_000}
+    kill = {"phases": ["inserting"], "delay": 0, "rows": 1_500}
     code, said = run_child(job | {"params": params, "kill": kill})
     assert (code, said.get("died_in")) == (-9, "inserting"), said
     (journal,) = (root / ".restores").glob("*.json")
@@ -221,7 +221,7 @@ async def die_restoring(milvus: Any, root: Path, backup: str, collection: str, t
 @pytest.mark.parametrize("milvus", ["lite_tcp", pytest.param("server", marks=pytest.mark.server)])
 async def test_a_killed_restore_is_gone_on_with(request, milvus, connect, name, root):
     milvus = request.getfixturevalue(milvus)
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(milvus.client, name, recipe)
     target = f"{name}_r"
     params = RestoreParams(target_collection_name=target, load_after_restore=True)
@@ -234,7 +234,7 @@ async def test_a_killed_restore_is_gone_on_with(request, milvus, connect, name, 
         assert staging in milvus.client.list_collections()
         restored = await manager.restore_backup(backup, name, params)
         restored.raise_for_error()
-        assert 3_000 <= restored.verification_details["resumed_rows"] < 12_000
+        assert 750 <= restored.verification_details["resumed_rows"] < 3_000
         assert restored.verification_details["digest"] == restored.verification_details["expected_digest"]
     assert read_all(milvus.client, target) == expected(recipe)
     assert staging not in milvus.client.list_collections()
@@ -242,7 +242,7 @@ async def test_a_killed_restore_is_gone_on_with(request, milvus, connect, name, 
 
 
 async def test_a_staging_collection_that_does_not_prove_is_built_anew(lite_tcp, connect, name, root):
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(lite_tcp.client, name, recipe)
     target = f"{name}_r"
     async with connect(lite_tcp) as manager:
@@ -258,7 +258,7 @@ async def test_a_staging_collection_that_does_not_prove_is_built_anew(lite_tcp, 
 
 
 async def test_another_restore_into_the_same_target_begins_anew(lite_tcp, connect, name, root):
-    recipe = plain(12_000, dim=64)
+    recipe = plain(3_000, dim=256)
     create(lite_tcp.client, name, recipe)
     target = f"{name}_r"
     async with connect(lite_tcp) as manager:

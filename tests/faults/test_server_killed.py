@@ -14,6 +14,8 @@ from tests.recipes import count, create_large
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
+ROWS = 10_000
+
 
 @pytest.fixture(params=["own_lite_server", pytest.param("own_milvus_server", marks=pytest.mark.server)])
 def victim(request):
@@ -37,7 +39,7 @@ def staging(client: MilvusClient) -> list[str]:
 
 
 async def test_a_backup_whose_server_is_killed_fails_and_leaves_nothing(victim, connect, name, root):
-    create_large(victim.uri, name, 40_000, 128)
+    create_large(victim.uri, name, ROWS, 512)
     sink = kill_at(victim, "reading")
     async with connect(victim.uri, max_retries=1) as manager:
         result = await asyncio.wait_for(manager.create_backup(name, progress=sink), 120)
@@ -50,7 +52,7 @@ async def test_a_backup_whose_server_is_killed_fails_and_leaves_nothing(victim, 
 
 async def test_a_restore_whose_server_is_killed_is_swept_by_the_next_run(victim, connect, name, root):
     client = MilvusClient(victim.uri)
-    create_large(victim.uri, name, 40_000, 128)
+    create_large(victim.uri, name, ROWS, 512)
     async with connect(victim.uri, max_retries=1) as manager:
         backup = await manager.create_backup(name)
         assert backup.success, backup.error_message
@@ -73,4 +75,4 @@ async def test_a_restore_whose_server_is_killed_is_swept_by_the_next_run(victim,
         assert restored.success, restored.error_message
     assert staging(client) == []
     assert leftovers(root) == []
-    assert count(client, name) == 40_000
+    assert count(client, name) == ROWS

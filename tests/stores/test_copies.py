@@ -95,7 +95,7 @@ asyncio.run(main())
 
 @pytest.mark.faults
 async def test_a_copy_that_was_killed_is_gone_on_with(lite_tcp, connect, name, root, tmp_path):
-    create_large(lite_tcp.uri, name, 60_000, 128)  # 30 MB in 30 files
+    create_large(lite_tcp.uri, name, 15_000, 512)  # 30 MB in 30 files
     elsewhere = tmp_path / "elsewhere"
     async with connect(lite_tcp) as manager:
         backup = await manager.create_backup(name, BackupParams(chunk_size_mb=1, compression_enabled=False))

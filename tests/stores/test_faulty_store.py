@@ -270,7 +270,7 @@ async def test_a_store_that_is_full_is_told_as_such_and_leaves_no_half(
     if what == "a small file":
         create(lite.client, name, plain(50))
     else:
-        create_large(lite.address, name, 17_500, 128)  # 9 MB, in one file, which goes up in two parts
+        create_large(lite.address, name, 2_200, 1024)  # 9 MB, in one file, which goes up in two parts
     params = BackupParams(compression_enabled=False)
     async with connect(lite, root=url, auto_verify_after_backup=False) as manager:
         kept = await manager.create_backup(name, params)
@@ -295,7 +295,7 @@ async def test_a_store_that_is_full_is_told_as_such_and_leaves_no_half(
 async def test_a_large_file_is_there_although_the_answer_to_its_completion_was_lost(
     lite, connect, name, url, faulty, honest
 ):
-    create_large(lite.address, name, 17_500, 128)
+    create_large(lite.address, name, 2_200, 1024)
     faulty.plan = lambda request: (
         Fault("reset", after=True)
         if request.method == "POST" and "uploadId" in request.query and not request.times

@@ -71,7 +71,7 @@ async def test_options_can_be_given_instead_of_the_environment(
 
 
 async def test_large_files_go_up_in_parts(lite_tcp, connect, name, url, s3_server, bucket):
-    create_large(lite_tcp.uri, name, 40_000, 128)  # 20 MB, in one file
+    create_large(lite_tcp.uri, name, 5_000, 1024)  # 20 MB, in one file
     async with connect(lite_tcp, root=url) as manager:
         backup = await manager.create_backup(name, BackupParams(compression_enabled=False))
         assert backup.success, backup.error_message
