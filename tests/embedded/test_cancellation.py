@@ -17,7 +17,7 @@ from tests.recipes import count, create, create_large, plain
 
 pytestmark = pytest.mark.timeout(120)
 
-ROWS = 10_000
+ROWS = 6_000
 
 
 class Until:

@@ -113,7 +113,7 @@ async def test_a_wrong_token_is_an_error_that_keeps_it_secret(tmp_path, name):
 
 
 async def test_a_collection_that_is_dropped_while_it_is_read(lite_tcp, connect, name, root):
-    create_large(lite_tcp.uri, name, 10_000, 512)
+    create_large(lite_tcp.uri, name, 5_000, 512)
     dropped = []
 
     def drop(progress) -> None:
@@ -208,7 +208,7 @@ async def test_a_disk_known_to_be_too_small_is_refused_before_anything_is_writte
 
 
 async def test_a_disk_that_somebody_fills_meanwhile(lite_tcp, name, tmp_path):
-    create_large(lite_tcp.uri, name, 10_000, 512)  # 20 MB
+    create_large(lite_tcp.uri, name, 5_000, 1024)  # 20 MB
     job = {"uri": lite_tcp.uri, "disk": str(tmp_path / "disk"), "collection": name, "fill": True}
     outcome = run_on_a_disk_of(64, tmp_path / "disk", job)
     assert outcome["filled"]

@@ -14,7 +14,7 @@ from tests.recipes import count, create_large
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-ROWS = 10_000
+ROWS = 5_000
 
 
 @pytest.fixture(params=["own_lite_server", pytest.param("own_milvus_server", marks=pytest.mark.server)])

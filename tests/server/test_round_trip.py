@@ -27,8 +27,8 @@ from tests.recipes import (
     vector_of,
 )
 
-
 EVERY = {**RECIPES, "partition_key": lambda: partition_key(spread=None)}
+"""The recipes, with as many partitions as a server makes by itself."""
 
 
 @pytest.mark.parametrize("recipe_name", EVERY)
