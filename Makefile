@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 RUST_SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src proto -type f)
 # What `make soak` runs: everything that has a larger size than in `make test`.
 SOAK ?= tests/faults tests/fuzz tests/native tests/property tests/stores tests/embedded/test_control.py tests/server/test_limits.py
+# How long `make fuzz` gives each target.
+SECONDS ?= 60
+FUZZ := segment deletes metadata
 # Tests side by side, each worker with servers of its own: about 3 GiB each.
 WORKERS ?= 2
 # Quiet, and without looking for newer versions of pip itself.
@@ -17,7 +20,7 @@ export PYO3_PYTHON = $(CURDIR)/$(BIN)/python
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint bench soak types wheel develop format clean
+.PHONY: help demo test test-rust test-python lint bench fuzz soak types wheel develop format clean
 
 help:  ## show what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +38,7 @@ test-python: develop
 
 lint: develop  ## formatting, lints and types of both languages
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo clippy --quiet --lib --features python -- -D warnings
 	$(BIN)/ruff check .
@@ -44,6 +48,7 @@ lint: develop  ## formatting, lints and types of both languages
 
 format:  ## rewrite both languages' files in the project's style
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
@@ -54,8 +59,14 @@ bench: $(VENV)/.test  ## whole runs beside what one would otherwise use, as rati
 	$(BIN)/python -m benches.compare.files
 	$(BIN)/python -m benches.compare.imports
 
-soak: develop  ## everything slow at full size: kills, flips, mutations, limits, every store (hours)
+fuzz:  ## arbitrary bytes for the readers of Milvus's own files, guided by coverage (SECONDS=60 for each target)
+	@for target in $(FUZZ); do \
+		fuzz/run $$target -max_total_time=$(SECONDS) fuzz/corpus/$$target fuzz/seeds/$$target || exit 1; \
+	done
+
+soak: develop  ## everything slow at full size: kills, flips, mutations, limits, every store, fuzzing (hours)
 	MILVAULT_SOAK=1 $(BIN)/python -m pytest $(SOAK) -s
+	$(MAKE) fuzz SECONDS=1800
 
 types: develop  ## docs/types.md from what really happens on each server (a few minutes)
 	MILVAULT_WRITE_TYPES=1 $(BIN)/python -m pytest tests/server/test_types.py -q

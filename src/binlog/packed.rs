@@ -10,15 +10,14 @@
 use std::collections::BTreeMap;
 
 use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
-use parquet::file::reader::Length;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 
 use super::event::damaged;
 use super::payload::guard;
 use super::segment::TIMESTAMP_FIELD;
 use crate::error::Result;
-use crate::parquet::Source;
+use crate::parquet::{Source, footer};
 
 /// What such a file begins and ends with, as every Parquet file does.
 pub const MAGIC: [u8; 4] = *b"PAR1";
@@ -88,16 +87,7 @@ pub(super) fn begins(source: &Source, name: &str) -> Result<bool> {
 
 /// The footer of a Parquet file, without its indexes.
 pub(super) fn footer(source: &Source, name: &str) -> Result<ParquetMetaData> {
-    if source.len() < 2 * MAGIC.len() as u64 {
-        return Err(damaged(name, "is cut off"));
-    }
-    guard(source, name, || {
-        ParquetMetaDataReader::new()
-            .with_column_index_policy(PageIndexPolicy::Skip)
-            .with_offset_index_policy(PageIndexPolicy::Skip)
-            .parse_and_finish(source)
-            .map_err(|error| error.to_string())
-    })
+    guard(source, name, || footer::read(source, PageIndexPolicy::Skip))
 }
 
 /// The lowest and highest timestamp of a row group.

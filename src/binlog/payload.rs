@@ -7,11 +7,21 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::reader::Length;
 
 use super::event::{Binlog, Descriptor, EventKind, damaged, unreadable};
 use super::packed::{self, Packed};
 use crate::error::Result;
 use crate::parquet::{Source, pages};
+
+/// Rows that a file may have however short it is: where they are all alike, a few bytes stand for many.
+const MOST_ROWS: u64 = 4 << 20;
+/// Rows that it may have besides for each of its bytes.
+const MOST_ROWS_PER_BYTE: u64 = 4 << 10;
+/// No vector that Milvus has is wider: 262,144 dimensions of four bytes.
+const WIDEST_VALUE: usize = 1 << 20;
+/// Vectors of a batch are not longer together, if they are several.
+const MOST_BATCH_BYTES: usize = 64 << 20;
 
 /// One file, opened: the footers of its payloads are read.
 #[derive(Clone)]
@@ -41,6 +51,7 @@ impl LogReader {
             let metadata = metadata(source, name)?;
             let packed = Packed::of(metadata.metadata()).map_err(|what| damaged(name, what))?;
             let (rows, payloads) = (packed.rows, vec![(source.clone(), metadata)]);
+            require_room(source, rows, name)?;
             return Ok(Self { name: name.to_owned(), payloads, rows, form: Form::Packed(packed) });
         }
         let log = Binlog::open(source, kind, name)?;
@@ -55,6 +66,7 @@ impl LogReader {
             }
             payloads.push((payload, metadata));
         }
+        require_room(source, rows, name)?;
         Ok(Self { name: name.to_owned(), payloads, rows, form: Form::Events(log.descriptor) })
     }
 
@@ -119,6 +131,14 @@ impl LogReader {
     }
 }
 
+/// Refuses more rows than a file of its length can hold.
+fn require_room(source: &Source, rows: u64, name: &str) -> Result<()> {
+    if rows > MOST_ROWS + source.len().saturating_mul(MOST_ROWS_PER_BYTE) {
+        return Err(damaged(name, &format!("claims {rows} rows, which it is too short for")));
+    }
+    Ok(())
+}
+
 fn metadata(payload: &Source, name: &str) -> Result<ArrowReaderMetadata> {
     let footer = packed::footer(payload, name)?;
     guard(payload, name, || {
@@ -180,18 +200,20 @@ fn open(
         Some(place) => ProjectionMask::roots(metadata.parquet_schema(), [place]),
         None => ProjectionMask::all(),
     };
+    let mut width = 1;
     for group in metadata.metadata().row_groups() {
         for (_, column) in group.columns().iter().enumerate().filter(|(leaf, _)| columns.leaf_included(*leaf)) {
-            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
-            let start = u64::try_from(start).map_err(|_| "has a column before its begin")?;
-            let length = u64::try_from(column.compressed_size()).map_err(|_| "has a column of no length")?;
-            let end = start.checked_add(length).ok_or("has a column without an end")?;
-            pages::check_chain(source, start, end)?;
+            pages::check_chain(source, column, group.num_rows())?;
+            width = width.max(usize::try_from(column.column_descr().type_length()).unwrap_or(0));
         }
     }
+    if width > WIDEST_VALUE {
+        return Err(format!("has values of {width} bytes, wider than any vector"));
+    }
+    // The reader makes room for a whole batch at once.
     ParquetRecordBatchReaderBuilder::new_with_metadata(source.clone(), metadata)
         .with_projection(columns)
-        .with_batch_size(batch_rows)
+        .with_batch_size(batch_rows.min(MOST_BATCH_BYTES / width))
         .build()
         .map_err(|error| error.to_string())
 }

@@ -196,6 +196,62 @@ fn a_field_that_may_have_nulls_can_lack_the_first_files_and_no_others() {
     assert!(Segment::open(with(0), &schema.schema).is_err());
 }
 
+/// A file of deletes whose rows, so many, are null, in a column of bytes of this width (numbers where it is none).
+fn nulls(width: Option<i32>, rows: usize) -> LogFile {
+    use parquet::basic::{Repetition, Type as Physical};
+    use parquet::data_type::{FixedLenByteArrayType, Int64Type as Numbers};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::types::Type;
+    let physical = if width.is_some() { Physical::FIXED_LEN_BYTE_ARRAY } else { Physical::INT64 };
+    let column = Type::primitive_type_builder("val", physical)
+        .with_length(width.unwrap_or(-1))
+        .with_repetition(Repetition::OPTIONAL)
+        .build()
+        .unwrap();
+    let schema = Type::group_type_builder("schema").with_fields(vec![Arc::new(column)]).build().unwrap();
+    let properties = WriterProperties::builder()
+        .set_data_page_row_count_limit(rows)
+        .set_write_batch_size(rows)
+        .set_compression(parquet::basic::Compression::ZSTD(parquet::basic::ZstdLevel::default()));
+    let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties.build())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let levels = vec![0; rows];
+    match width {
+        Some(_) => column.typed::<FixedLenByteArrayType>().write_batch(&[], Some(&levels), None).unwrap(),
+        None => column.typed::<Numbers>().write_batch(&[], Some(&levels), None).unwrap(),
+    };
+    column.close().unwrap();
+    group.close().unwrap();
+    let payload = writer.into_inner().unwrap();
+    let mut bytes = 0x00ff_fabc_u32.to_le_bytes().to_vec();
+    for (kind, data) in [(0, &[0; 64][..]), (2, &[&[0; 16], &payload[..]].concat())] {
+        let length = i32::try_from(17 + data.len()).unwrap();
+        let next = i32::try_from(bytes.len()).unwrap() + length;
+        bytes.extend([0; 8]);
+        bytes.push(kind);
+        bytes.extend([length.to_le_bytes(), next.to_le_bytes()].concat());
+        bytes.extend(data);
+    }
+    LogFile { path: "delta".to_owned(), source: bytes::Bytes::from(bytes).into() }
+}
+
+/// What a few bytes claim to hold is not made room for.
+#[test]
+fn claims_that_a_file_is_too_short_for_are_refused() {
+    let read = |file| Deletes::read(&[file], None).unwrap_err();
+    let wide = read(nulls(Some(i32::MAX), 10_000));
+    assert!(wide.message().contains("wider than any vector"), "{wide}");
+    let many = read(nulls(None, 6_000_000));
+    assert!(many.message().contains("claims 6000000 rows"), "{many}");
+    // As wide and as many as may be: read to the end, and then no deletes.
+    for file in [nulls(Some(1 << 20), 200), nulls(None, 4_000_000)] {
+        let other = read(file);
+        assert!(other.message().contains("of a form that is not known"), "{other}");
+    }
+}
+
 proptest::proptest! {
     /// Whatever happens to a file's bytes, the answer is rows or an error that names it.
     #[test]

@@ -12,10 +12,12 @@ use serde_json::Value;
 use crate::digest::SetDigest;
 
 mod blocks;
+pub(crate) mod footer;
 pub(crate) mod pages;
 mod reader;
 mod source;
 mod statistics;
+mod thrift;
 mod windows;
 mod writer;
 

@@ -10,11 +10,11 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 use parquet::schema::types::{Type, TypePtr};
 
 use super::source::Source;
-use super::{FORMAT, FORMAT_KEY, ROW_GROUPS_KEY, pages, statistics};
+use super::{FORMAT, FORMAT_KEY, ROW_GROUPS_KEY, footer, pages, statistics};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
 use crate::filter::Filter;
@@ -70,11 +70,7 @@ impl ChunkReader {
         let file = File { source: source.into(), name: file.into() };
         let arrow = schema.arrow()?;
         let (metadata, row_groups) = file.guard(|| {
-            let footer = ParquetMetaDataReader::new()
-                .with_column_index_policy(PageIndexPolicy::Skip)
-                .with_offset_index_policy(PageIndexPolicy::Optional)
-                .parse_and_finish(&file.source)
-                .map_err(|error| error.to_string())?;
+            let footer = footer::read(&file.source, PageIndexPolicy::Optional)?;
             check_format(&footer)?;
             check_names(footer.file_metadata().schema(), schema)?;
             let row_groups = promised_row_groups(&footer)?;

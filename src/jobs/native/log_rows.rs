@@ -5,9 +5,10 @@
 //! 2 is one Parquet file, and its footer tells all of it. What is not laid out so is not whole: on a local disk, Milvus
 //! writes its files in place, and one may be read before its end is there.
 
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::ParquetMetaData;
 
 use crate::binlog::packed::{self, Packed};
+use crate::parquet::footer;
 use crate::repository::Look;
 
 const MAGIC: [u8; 4] = 0x00ff_fabc_u32.to_le_bytes();
@@ -90,7 +91,7 @@ impl LogRows {
         match self.wrong {
             Some(wrong) => Err(wrong),
             None if self.is_packed => {
-                let packed = Packed::of(&footer(&self.tail)?)?;
+                let packed = Packed::of(&footer_of(&self.tail)?)?;
                 let span = Span { rows: packed.rows, times: None };
                 let end = packed.times.map_or(0, |(_, end)| end);
                 Ok(Told { span, end, fields: Some(packed.columns.into_keys().collect()) })
@@ -168,7 +169,7 @@ impl LogRows {
             self.times = times.ok_or("has a descriptor that is too short")?;
             return Ok(());
         }
-        let footer = footer(&self.tail)?;
+        let footer = footer_of(&self.tail)?;
         let rows = u64::try_from(footer.file_metadata().num_rows()).map_err(|_| "has a negative number of rows")?;
         self.rows = self.rows.checked_add(rows).ok_or("has too many rows")?;
         Ok(())
@@ -176,7 +177,7 @@ impl LogRows {
 }
 
 /// The footer at the end of a Parquet file, of which these are the last bytes.
-fn footer(tail: &[u8]) -> Result<ParquetMetaData, &'static str> {
+fn footer_of(tail: &[u8]) -> Result<ParquetMetaData, &'static str> {
     let (rest, magic) = tail.split_last_chunk::<4>().ok_or("is too short for a Parquet file")?;
     let (rest, length) = rest.split_last_chunk::<4>().ok_or("is too short for a Parquet file")?;
     if *magic != packed::MAGIC {
@@ -184,7 +185,7 @@ fn footer(tail: &[u8]) -> Result<ParquetMetaData, &'static str> {
     }
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let start = rest.len().checked_sub(length).ok_or("has a Parquet footer that is too long")?;
-    ParquetMetaDataReader::decode_metadata(&rest[start..]).map_err(|_| "has a Parquet footer that cannot be read")
+    footer::decode(&rest[start..]).map_err(|_| "has a Parquet footer that cannot be read")
 }
 
 #[cfg(test)]
