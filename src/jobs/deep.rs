@@ -131,6 +131,7 @@ async fn prepare(session: &Session, client: &Client, backup: &Backup, request: &
         options,
         import: None,
         or_insert: false,
+        storage: None, // what is verified is that the rows can be had from a server
         failed: BTreeMap::new(),
     })
 }

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 
+use super::Session;
 use super::control::Control;
 use super::load::Rows;
 use super::pieces::Piece;
 use super::read::{ALL_PARTITIONS, blocking};
 use super::staging::Comparison;
-use super::{Session, native};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, ImportRequest, ImportState};
@@ -41,7 +41,6 @@ pub(super) struct Place {
     folder: String,
     /// The physical milliseconds up to which rows are wanted, where the files hold later ones.
     until: Option<u64>,
-    storage: Store,
 }
 
 impl Place {
@@ -83,7 +82,7 @@ impl Place {
             Some(timestamp) if rows.hold_later_ones(backup).await? => Some(timestamp >> 18),
             _ => None,
         };
-        Ok(Self { folder, until, storage })
+        Ok(Self { folder, until })
     }
 }
 
@@ -97,16 +96,6 @@ fn folders(rows: &Rows) -> BTreeSet<String> {
 
 fn above(folder: &str) -> String {
     folder.rsplit_once('/').map_or_else(String::new, |(above, _)| above.to_owned())
-}
-
-/// Digests what the server has written of the imported rows, by partition. They are in its files as soon as an import is
-/// complete, so nothing has to be loaded for that.
-pub(super) async fn read_back(
-    client: &Client,
-    place: &Place,
-    made: &Collection,
-) -> Result<BTreeMap<String, SetDigest>> {
-    native::stored::digests(client, &place.storage, made).await
 }
 
 /// The path that a server with this storage has to be told to find a backup's folder.

@@ -150,6 +150,7 @@ pub(super) async fn prepare(
         options,
         import,
         or_insert: request.via == Via::Auto,
+        storage: session.milvus_storage().ok(),
         failed: BTreeMap::new(),
     };
     for (partition, why) in damaged.map(|damaged| damaged.of(&staging.rows)).transpose()?.unwrap_or_default() {

@@ -14,11 +14,11 @@ use super::control::{Control, Phase};
 use super::load::Rows;
 use super::read::{self, blocking, insert_partition};
 use super::staging_progress::Progress;
-use super::{Session, importing, swap};
+use super::{Session, importing, native, swap};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, InsertRequest, Inserter, ServerKind, keys};
-use crate::repository::{Backup, Journal, JournalEntry};
+use crate::repository::{Backup, Journal, JournalEntry, Store};
 use crate::schema::{Collection, Index};
 
 /// What is demanded of restored rows.
@@ -97,6 +97,8 @@ pub(super) struct Staging {
     pub import: Option<importing::Place>,
     /// Whether they are inserted where the import fails.
     pub or_insert: bool,
+    /// Where the server keeps its files, if those may be read for the proof.
+    pub storage: Option<Store>,
     /// Partitions that are left out, and why.
     pub failed: BTreeMap<String, String>,
 }
@@ -309,13 +311,7 @@ impl Staging {
             client.create_index(name, index).await?;
         }
         let mut proof = self.options.proof;
-        if let (Some(place), Proof::Digest) = (&self.import, proof) {
-            control.enter(Phase::Proving);
-            for (name, found) in importing::read_back(client, place, &staged.made).await? {
-                staged.partitions.entry(name).or_default().found = Some(found);
-            }
-            self.compare(&staged)?;
-            control.check()?;
+        if proof == Proof::Digest && !progress.in_doubt && self.prove_by_files(&mut staged, control).await? {
             proof = Proof::None;
         }
         if proof == Proof::None && !self.options.keep_loaded {
@@ -349,10 +345,11 @@ impl Staging {
             expected.insert(partition.clone(), Comparison { expected: filled.map_err(fault)?, ..Default::default() });
             if self.options.skip_failed_partitions {
                 // What the server says of the last rows is said of this partition.
-                rows_in += std::mem::replace(&mut inserter, self.inserter(name)).finish().await.map_err(fault)?;
+                let inserter = std::mem::replace(&mut inserter, self.inserter(name));
+                rows_in += progress.inserted(inserter.finish().await.map_err(fault)?);
             }
         }
-        rows_in += inserter.finish().await?;
+        rows_in += progress.inserted(inserter.finish().await?);
         let wanted: u64 = expected.values().map(|partition: &Comparison| partition.expected.rows).sum();
         if rows_in != wanted {
             let why = format!("{rows_in} rows were inserted where {wanted} had been read");
@@ -459,14 +456,48 @@ impl Staging {
         Ok(borrowed)
     }
 
+    /// Holds what the server has written into its files against what was inserted, with nothing loaded; false where that
+    /// proves nothing. Of inserted rows only a proof counts: files come and go while Milvus compacts them, and what it
+    /// answers of its rows decides. Imported rows are in files as soon as the import is complete, or they are wrong.
+    async fn prove_by_files(&self, staged: &mut Staged, control: &Control) -> Result<bool, Failure> {
+        let Some(storage) = self.storage.as_ref().filter(|_| self.client.kind() == ServerKind::Server) else {
+            return Ok(false);
+        };
+        control.enter(Phase::Proving);
+        let digester = self.digester(&staged.made)?;
+        match native::stored::digests(&self.client, storage, &staged.made, digester).await {
+            Ok(found) => {
+                for (name, found) in found {
+                    staged.partitions.entry(name).or_default().found = Some(found);
+                }
+            }
+            Err(error) if self.import.is_none() => {
+                tracing::info!(%error, "the server's files prove nothing: the rows are loaded and read");
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        control.check()?;
+        if self.import.is_none() && !staged.partitions.values().all(Comparison::agrees) {
+            tracing::info!("the server's files do not hold all rows yet: they are loaded and read");
+            staged.partitions.values_mut().for_each(|partition| partition.found = None);
+            return Ok(false);
+        }
+        self.compare(staged)?;
+        Ok(true)
+    }
+
+    fn digester(&self, made: &Collection) -> Result<RowDigester> {
+        match self.options.keys {
+            Keys::Preserve => RowDigester::new(&made.schema),
+            Keys::Regenerate => RowDigester::without_primary_key(&made.schema),
+        }
+    }
+
     /// Holds what staging holds against what was inserted.
     async fn prove(&self, staged: &mut Staged) -> Result<(), Failure> {
         if self.options.proof == Proof::Digest {
-            let schema = &staged.made.schema;
-            let digester = match self.options.keys {
-                Keys::Preserve => RowDigester::new(schema)?,
-                Keys::Regenerate => RowDigester::without_primary_key(schema)?,
-            };
+            let digester = self.digester(&staged.made)?;
             let reading = read::digest_by(&self.client, &staged.made, &[], 2, digester, &Control::default()).await?;
             for (name, read) in reading.partitions {
                 let partition = staged.partitions.entry(name).or_default();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::load::Rows;
 use super::pieces::Piece;
 use crate::error::Result;
+use crate::milvus::Inserted;
 use crate::repository::Journal;
 
 /// How far a staging collection is. Chunks go in partition by partition, by ascending keys.
@@ -17,6 +18,8 @@ pub(super) struct Progress<'a> {
     due: u64,
     /// Rows that an earlier run had inserted.
     pub resumed: u64,
+    /// Whether a request may still arrive that was given up, here or by an earlier run.
+    pub in_doubt: bool,
 }
 
 impl<'a> Progress<'a> {
@@ -26,7 +29,8 @@ impl<'a> Progress<'a> {
         let all: Vec<String> = rows.partitions();
         let largest = all.iter().flat_map(|name| rows.pieces(name)).map(|chunk| chunk.bytes).max().unwrap_or(0);
         let journal = journal.filter(|journal| journal.entry().fingerprint.is_some());
-        let mut progress = Self { journal, done, unnoted: 0, due: (largest / 10).max(1), resumed: 0 };
+        let in_doubt = !done.is_empty();
+        let mut progress = Self { journal, done, unnoted: 0, due: (largest / 10).max(1), resumed: 0, in_doubt };
         for name in &all {
             progress.resumed +=
                 rows.pieces(name).iter().take(progress.chunks_of(name)).map(|chunk| chunk.rows).sum::<u64>();
@@ -37,6 +41,12 @@ impl<'a> Progress<'a> {
     /// How many of a partition's chunks are in.
     pub(super) fn chunks_of(&self, partition: &str) -> usize {
         self.done.get(partition).and_then(|chunks| usize::try_from(*chunks).ok()).unwrap_or(0)
+    }
+
+    /// Takes note of what came of inserting some rows; how many there were.
+    pub(super) fn inserted(&mut self, inserted: Inserted) -> u64 {
+        self.in_doubt |= inserted.in_doubt;
+        inserted.rows
     }
 
     /// Chunks that are not noted, of which an earlier run may have inserted some rows: those that come next, up to the one

@@ -36,6 +36,6 @@ pub use management::{Management, Ticket};
 pub use scan::{ScanRequest, Scanner, split};
 pub use segment_files::SegmentLogs;
 pub use segments::{Identity, LoadState, PartitionIdentity, Segment, SegmentState};
-pub use write::{InsertRequest, Inserter};
+pub use write::{InsertRequest, Inserted, Inserter};
 
 use crate::proto;

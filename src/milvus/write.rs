@@ -51,7 +51,16 @@ pub struct Inserter {
     running: JoinSet<Outcome>,
     max_in_flight: usize,
     unsettled: Vec<(Batch, Error)>,
-    inserted: u64,
+    inserted: Inserted,
+}
+
+/// What came of inserting.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inserted {
+    /// Rows that are in for sure.
+    pub rows: u64,
+    /// Whether some were in doubt and inserted again: the server may still be at work on the request that was given up.
+    pub in_doubt: bool,
 }
 
 impl Inserter {
@@ -64,14 +73,8 @@ impl Inserter {
             running: JoinSet::new(),
             max_in_flight: max_in_flight.max(1),
             unsettled: Vec::new(),
-            inserted: 0,
+            inserted: Inserted::default(),
         }
-    }
-
-    /// Rows that are known to be in.
-    #[must_use]
-    pub fn inserted(&self) -> u64 {
-        self.inserted
     }
 
     /// Sends a batch, waiting for room where as many as may be are on their way.
@@ -90,8 +93,8 @@ impl Inserter {
         Ok(())
     }
 
-    /// Waits until every row is in, and tells how many.
-    pub async fn finish(mut self) -> Result<u64> {
+    /// Waits until every row is in, and tells how many, and how that came about.
+    pub async fn finish(mut self) -> Result<Inserted> {
         self.settle().await?;
         Ok(self.inserted)
     }
@@ -99,8 +102,11 @@ impl Inserter {
     async fn reap(&mut self) -> Result<()> {
         let Some(ended) = self.running.join_next().await else { return Ok(()) };
         match ended.map_err(|error| internal(format!("the task that inserts ended: {error}")))? {
-            Outcome::Inserted(rows) => self.inserted += rows,
-            Outcome::Unknown(batch, error) => self.unsettled.push((batch, error)),
+            Outcome::Inserted(rows) => self.inserted.rows += rows,
+            Outcome::Unknown(batch, error) => {
+                self.inserted.in_doubt = true;
+                self.unsettled.push((batch, error));
+            }
             Outcome::Failed(error) => return Err(error),
         }
         Ok(())
@@ -125,7 +131,7 @@ impl Inserter {
             delete(&self.client, &self.request, &batch).await?;
             match insert(&self.client, &self.request, batch).await {
                 Outcome::Inserted(rows) => {
-                    self.inserted += rows;
+                    self.inserted.rows += rows;
                     attempt = 0;
                 }
                 Outcome::Unknown(batch, error) => {

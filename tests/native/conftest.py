@@ -22,13 +22,13 @@ Native = Callable[..., BackupManager]
 def native(server: Milvus, milvus_server: Milvus235, connect: Connect) -> Native:
     """Makes managers on the shared Milvus 2.3.5 whose backups are native, of its own storage unless told otherwise."""
 
-    def make(**settings: Any) -> BackupManager:
+    def make(milvus: Milvus = server, **settings: Any) -> BackupManager:
         given = {
             "milvus_storage": str(milvus_server.data),
             "default_storage_type": BackupStorageType.MILVUS_NATIVE,
             **settings,
         }
-        return connect(server, **given)
+        return connect(milvus, **given)
 
     return make
 

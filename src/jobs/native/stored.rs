@@ -24,7 +24,8 @@ const AT_ONCE: usize = 2;
 const BATCH_BYTES: usize = 4 << 20;
 const BATCH_ROWS: usize = 8192;
 
-/// The digests of the rows in a collection's files, by partition. Rows that are not in files yet are not among them.
+/// The digests of the rows in a collection's files, by partition. Rows that are not in files yet are not among them, and
+/// deletes that hold for several segments are not applied.
 ///
 /// # Errors
 /// [`Kind::Restore`] where a segment's files are not there; [`Kind::BackupCorrupted`] where one is not what Milvus writes.
@@ -32,6 +33,7 @@ pub(in crate::jobs) async fn digests(
     client: &Client,
     storage: &Store,
     collection: &Collection,
+    digester: RowDigester,
 ) -> Result<BTreeMap<String, SetDigest>> {
     let identity = client.identity(&collection.name).await?;
     let mut segments = client.segments(&collection.name).await?;
@@ -50,7 +52,7 @@ pub(in crate::jobs) async fn digests(
             ));
         }
     };
-    let digester = Arc::new(RowDigester::new(&collection.schema)?);
+    let digester = Arc::new(digester);
     let mut sets: BTreeMap<String, SetDigest> = BTreeMap::new();
     for partition in &identity.partitions {
         sets.entry(counted_as(collection, &partition.name)).or_default();
