@@ -11,7 +11,7 @@ SOAK ?= tests/faults tests/fuzz tests/native tests/property tests/stores tests/e
 SECONDS ?= 60
 FUZZ := segment deletes metadata
 # Tests side by side, each worker with servers of its own: about 3 GiB each.
-WORKERS ?= 2
+WORKERS ?= 3
 # Quiet, and without looking for newer versions of pip itself.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_QUIET = 1
@@ -20,7 +20,7 @@ export PYO3_PYTHON = $(CURDIR)/$(BIN)/python
 export VIRTUAL_ENV = $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint bench fuzz soak types wheel develop format clean
+.PHONY: help demo test test-rust test-python lint lint-rust lint-python bench fuzz soak types wheel develop format clean
 
 help:  ## show what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,14 @@ test-rust:
 test-python: develop
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --reruns 1 -raR
 
-lint: develop  ## formatting, lints and types of both languages
+lint: lint-rust lint-python  ## formatting, lints and types of both languages (-j 2: clippy while packages are fetched)
+
+lint-rust:
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --quiet --all-targets -- -D warnings
+
+lint-python: develop
 	cargo clippy --quiet --lib --features python -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
