@@ -191,19 +191,38 @@ async def test_ten_earlier_moments_are_as_the_server_told_them_then(calm, calm_n
 async def test_of_compacted_rows_no_moment_that_is_wrong_is_called_exact(server, native, name):
     moments = script(server, name)
     server.client.flush(name)
-    time.sleep(1)
+    wrong: list[str] = []
+    # A segment whose index is not built yet is left out of a compaction: not every one takes rows away.
+    for _ in range(15):
+        time.sleep(1)
+        compact(server, name)
+        told = await compare(native, name, moments)
+        wrong = [history for history, right in told if not right]
+        assert "EXACT" not in wrong, told
+        if wrong:
+            break
+    assert wrong, told
+    # What was there when the backup was made is there, whatever came before. There may be more: 2.3.5 loses deletes
+    # that race its compaction, and its files bring rows back.
+    assert await lacking(native, name, moments[-1]) == []
+
+
+def compact(server: Milvus, name: str) -> None:
     job = server.client.compact(name)
     for _ in range(120):
         if server.client.get_compaction_state(job) == "Completed":
-            break
+            return
         time.sleep(0.5)
-    told = await compare(native, name, moments)
-    wrong = [history for history, right in told if not right]
-    assert "EXACT" not in wrong, told
-    # Compaction took rows away, or this shows nothing.
-    assert wrong, told
-    # What was there when the backup was made is right whatever came before.
-    assert told[-1][1], told
+
+
+async def lacking(native: Native, name: str, moment: tuple[int, dict[Any, Row]]) -> list[tuple[Any, int]]:
+    """The rows of a moment, as keys and generations, that the newest backup does not have."""
+    at, living = moment
+    async with native() as manager:
+        newest = (await manager.list_backups(name))[0]
+        with await manager.open_backup(newest.backup_id, columns=["id", "gen"], as_of=at) as reader:
+            rows = {(row["id"], row["gen"]) for row in pa.table(reader).to_pylist()}
+    return sorted({(key, row["gen"]) for key, row in living.items()} - rows)
 
 
 async def test_an_earlier_moment_is_restored(calm, calm_native, name):
