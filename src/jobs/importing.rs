@@ -16,7 +16,7 @@ use super::control::Control;
 use super::load::Rows;
 use super::pieces::Piece;
 use super::read::{ALL_PARTITIONS, blocking};
-use super::staging::Comparison;
+use super::staging_proof::Comparison;
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, ImportRequest, ImportState};

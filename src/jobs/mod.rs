@@ -42,6 +42,7 @@ mod restore_plan;
 mod sorting;
 mod staging;
 mod staging_progress;
+mod staging_proof;
 mod swap;
 pub mod verify;
 mod worker;

@@ -12,12 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::control::{Control, Phase};
 use super::load::Rows;
-use super::read::{self, blocking, insert_partition};
+use super::read::{blocking, insert_partition};
 use super::staging_progress::Progress;
-use super::{Session, importing, native, swap};
+use super::staging_proof::Comparison;
+use super::{Session, importing, swap};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::{Client, InsertRequest, Inserter, ServerKind, keys};
+use crate::milvus::{Client, InsertRequest, Inserter, keys};
 use crate::repository::{Backup, Journal, JournalEntry, Store};
 use crate::schema::{Collection, Index};
 
@@ -114,23 +115,6 @@ pub(super) struct Staged {
     pub resumed: u64,
 }
 
-/// What a partition is to hold, and what it was found to hold.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Comparison {
-    pub expected: SetDigest,
-    /// The digest of its rows, read back.
-    pub found: Option<SetDigest>,
-    /// How many rows the server says it has.
-    pub counted: Option<u64>,
-}
-
-impl Comparison {
-    pub(super) fn agrees(&self) -> bool {
-        self.found.is_none_or(|found| found == self.expected)
-            && self.counted.is_none_or(|counted| counted == self.expected.rows)
-    }
-}
-
 impl Staged {
     /// All rows that it holds.
     pub(super) fn rows(&self) -> u64 {
@@ -164,9 +148,9 @@ impl Staged {
 }
 
 /// Why an attempt to make a staging collection failed, and with which partition, where it is known.
-struct Failure {
-    partition: Option<String>,
-    error: Error,
+pub(super) struct Failure {
+    pub partition: Option<String>,
+    pub error: Error,
 }
 
 impl From<Error> for Failure {
@@ -214,14 +198,16 @@ impl Staging {
     /// # Errors
     /// What the server or the backup's files did wrong; [`Kind::Restore`] where the rows are not the backup's.
     pub(super) async fn make(&mut self, name: &str, journal: Option<&Journal>, control: &Control) -> Result<Staged> {
-        let mut repeated = 0;
+        let (mut repeated, mut in_doubt) = (0, false);
         let mut done = journal.map(|journal| journal.entry().done.clone()).unwrap_or_default();
         loop {
-            let failure = match self.attempt(name, (journal, &done), control).await {
+            let failure = match self.attempt(name, (journal, &done, in_doubt), control).await {
                 Ok(staged) => return Ok(staged),
                 Err(failure) => failure,
             };
             let gone_on = !std::mem::take(&mut done).is_empty();
+            // A request of rows may still arrive, at whatever has the name by then.
+            in_doubt |= self.import.is_none();
             match failure.partition {
                 _ if self.or_insert && self.import.is_some() && failure.error.kind() != Kind::Canceled => {
                     tracing::warn!(error = %failure.error, "the import failed: the rows are inserted");
@@ -281,7 +267,7 @@ impl Staging {
     async fn attempt(
         &self,
         name: &str,
-        (journal, done): (Option<&Journal>, &BTreeMap<String, u64>),
+        (journal, done, in_doubt): (Option<&Journal>, &BTreeMap<String, u64>, bool),
         control: &Control,
     ) -> Result<Staged, Failure> {
         let client = &self.client;
@@ -293,7 +279,7 @@ impl Staging {
         }
         let made = client.describe(name).await?;
         let begun = if resumed { done.clone() } else { BTreeMap::new() };
-        let mut progress = Progress::new(&self.rows, journal, begun);
+        let mut progress = Progress::new(&self.rows, journal, begun, in_doubt);
         let partitions = match &self.import {
             Some(place) => {
                 let what = (&self.backup, &self.rows, &self.collection);
@@ -436,124 +422,5 @@ impl Staging {
             Some(promised) => promised,
             None => set,
         })
-    }
-
-    /// Loads the collection for the proof. Milvus loads nothing without an index on its vectors: where there is none,
-    /// plain ones are made, which cost nothing to build; they are the result.
-    async fn load(&self, made: &Collection, control: &Control) -> Result<Vec<Index>> {
-        let mut borrowed = Vec::new();
-        if self.client.kind() == ServerKind::Server {
-            for field in made.schema.fields.iter().filter(|field| field.data_type.is_vector()) {
-                if !self.indexes.iter().any(|index| index.field == field.name) {
-                    let index = super::compatible::plain_index(field);
-                    self.client.create_index(&made.name, &index).await?;
-                    borrowed.push(index);
-                }
-            }
-        }
-        control.check()?;
-        self.client.load(&made.name, super::LOAD_LIMIT).await?;
-        Ok(borrowed)
-    }
-
-    /// Holds what the server has written into its files against what was inserted, with nothing loaded; false where that
-    /// proves nothing. Of inserted rows only a proof counts: files come and go while Milvus compacts them, and what it
-    /// answers of its rows decides. Imported rows are in files as soon as the import is complete, or they are wrong.
-    async fn prove_by_files(&self, staged: &mut Staged, control: &Control) -> Result<bool, Failure> {
-        let Some(storage) = self.storage.as_ref().filter(|_| self.client.kind() == ServerKind::Server) else {
-            return Ok(false);
-        };
-        control.enter(Phase::Proving);
-        let digester = self.digester(&staged.made)?;
-        match native::stored::digests(&self.client, storage, &staged.made, digester).await {
-            Ok(found) => {
-                for (name, found) in found {
-                    staged.partitions.entry(name).or_default().found = Some(found);
-                }
-            }
-            Err(error) if self.import.is_none() => {
-                tracing::info!(%error, "the server's files prove nothing: the rows are loaded and read");
-                return Ok(false);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        control.check()?;
-        if self.import.is_none() && !staged.partitions.values().all(Comparison::agrees) {
-            tracing::info!("the server's files do not hold all rows yet: they are loaded and read");
-            staged.partitions.values_mut().for_each(|partition| partition.found = None);
-            return Ok(false);
-        }
-        self.compare(staged)?;
-        Ok(true)
-    }
-
-    fn digester(&self, made: &Collection) -> Result<RowDigester> {
-        match self.options.keys {
-            Keys::Preserve => RowDigester::new(&made.schema),
-            Keys::Regenerate => RowDigester::without_primary_key(&made.schema),
-        }
-    }
-
-    /// Holds what staging holds against what was inserted.
-    async fn prove(&self, staged: &mut Staged) -> Result<(), Failure> {
-        if self.options.proof == Proof::Digest {
-            let digester = self.digester(&staged.made)?;
-            let reading = read::digest_by(&self.client, &staged.made, &[], 2, digester, &Control::default()).await?;
-            for (name, read) in reading.partitions {
-                let partition = staged.partitions.entry(name).or_default();
-                (partition.found, partition.counted) = (Some(read.set), Some(read.after));
-            }
-        } else {
-            let reader = read::Reader::new(&self.client, &staged.made, 2).await?;
-            for (name, counted) in reader.counts(&reader.partitions(&[])).await? {
-                staged.partitions.entry(name).or_default().counted = Some(counted);
-            }
-        }
-        self.compare(staged)
-    }
-
-    /// Whether each partition was found to hold what it is to hold.
-    fn compare(&self, staged: &Staged) -> Result<(), Failure> {
-        let wrong = staged.partitions.iter().find(|(_, partition)| !partition.agrees());
-        let Some((name, partition)) = wrong.filter(|_| !self.options.tell_differences) else { return Ok(()) };
-        let error = Error::new(
-            Kind::Restore,
-            format!("{}. The target was not touched; please report this", difference(name, partition)),
-        );
-        Err(Failure { partition: Some(name.clone()), error })
-    }
-
-    /// Releases what is not to stay loaded, and drops indexes that were made for loading alone.
-    async fn leave_as_wanted(&self, name: &str, borrowed: &[Index], warnings: &mut Vec<String>) -> Result<()> {
-        if self.options.keep_loaded {
-            if !borrowed.is_empty() {
-                let fields = borrowed.iter().map(|index| format!("'{}'", index.field)).collect::<Vec<_>>().join(", ");
-                warnings.push(format!(
-                    "the backup brings no index for {fields}, and Milvus loads nothing without one: a FLAT index was made"
-                ));
-            }
-        } else if self.client.kind() == ServerKind::Server {
-            self.client.release(name).await?;
-            for index in borrowed {
-                self.client.drop_index(name, index).await?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a partition was found to hold instead of the backup's rows.
-pub(super) fn difference(name: &str, partition: &Comparison) -> String {
-    let expected = partition.expected;
-    match (partition.found, partition.counted) {
-        (Some(found), _) if found != expected => format!(
-            "partition {name} was restored as {} rows with digest {found}, and the backup promises {} rows with digest {expected}",
-            found.rows, expected.rows
-        ),
-        (_, counted) => format!(
-            "the server counts {} rows in partition {name} after the restore, and the backup promises {}",
-            json!(counted),
-            expected.rows
-        ),
     }
 }

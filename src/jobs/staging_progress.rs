@@ -23,13 +23,13 @@ pub(super) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// With `done` of each partition's chunks in the collection already. Nothing is noted without a journal that can be
-    /// gone on with.
-    pub(super) fn new(rows: &Rows, journal: Option<&'a Journal>, done: BTreeMap<String, u64>) -> Self {
+    /// With `done` of each partition's chunks in the collection already, and `in_doubt` where requests were given up
+    /// before. Nothing is noted without a journal that can be gone on with.
+    pub(super) fn new(rows: &Rows, journal: Option<&'a Journal>, done: BTreeMap<String, u64>, in_doubt: bool) -> Self {
         let all: Vec<String> = rows.partitions();
         let largest = all.iter().flat_map(|name| rows.pieces(name)).map(|chunk| chunk.bytes).max().unwrap_or(0);
         let journal = journal.filter(|journal| journal.entry().fingerprint.is_some());
-        let in_doubt = !done.is_empty();
+        let in_doubt = in_doubt || !done.is_empty();
         let mut progress = Self { journal, done, unnoted: 0, due: (largest / 10).max(1), resumed: 0, in_doubt };
         for name in &all {
             progress.resumed +=
