@@ -42,6 +42,8 @@ lint-rust:
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --quiet --all-targets -- -D warnings
+	@# With this crate's profiles, so that its builds of dependencies serve.
+	cargo clippy --quiet --config Cargo.toml --manifest-path fuzz/Cargo.toml --locked --target-dir target -- -D warnings
 
 lint-python: develop
 	cargo clippy --quiet --lib --features python -- -D warnings

@@ -266,25 +266,32 @@ impl CollectionSchema {
 }
 
 impl Field {
-    /// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
+    /// A field that is a key of nothing, has no nulls and no parameters.
     #[must_use]
-    pub fn dynamic_after(fields: &[Self]) -> Self {
+    pub fn new(id: i64, name: &str, data_type: DataType) -> Self {
         Self {
-            id: fields.iter().map(|field| field.id.saturating_add(1)).max().unwrap_or(FIRST_FIELD_ID),
-            name: DYNAMIC_FIELD.to_owned(),
+            id,
+            name: name.to_owned(),
             description: String::new(),
-            data_type: DataType::Json,
+            data_type,
             element_type: None,
             primary_key: false,
             auto_id: false,
             partition_key: false,
             clustering_key: false,
             nullable: false,
-            dynamic: true,
+            dynamic: false,
             function_output: false,
             default_value: None,
             params: BTreeMap::new(),
         }
+    }
+
+    /// `$meta`, which 2.3.5 leaves out of its field list although it owns the id after the last field's.
+    #[must_use]
+    pub fn dynamic_after(fields: &[Self]) -> Self {
+        let id = fields.iter().map(|field| field.id.saturating_add(1)).max().unwrap_or(FIRST_FIELD_ID);
+        Self { dynamic: true, ..Self::new(id, DYNAMIC_FIELD, DataType::Json) }
     }
 
     /// The vector's dimension.

@@ -1,7 +1,5 @@
 //! The schemas that inputs choose from: an int64 or varchar key, and a field of each type that Milvus has.
 
-use std::collections::BTreeMap;
-
 use milvault::schema::{CollectionSchema, DataType, DefaultValue, Field};
 
 use crate::{DIMENSION, KEY, VALUE};
@@ -72,20 +70,9 @@ pub fn schema(number: u8, marks: Marks) -> CollectionSchema {
 }
 
 fn field(id: i64, name: &str, data_type: DataType) -> Field {
+    let params = [("dim", DIMENSION.to_string()), ("max_length", "64".to_owned())];
     Field {
-        id,
-        name: name.to_owned(),
-        description: String::new(),
-        data_type,
-        element_type: None,
-        primary_key: false,
-        auto_id: false,
-        partition_key: false,
-        clustering_key: false,
-        nullable: false,
-        dynamic: false,
-        function_output: false,
-        default_value: None,
-        params: BTreeMap::from([("dim".to_owned(), DIMENSION.to_string()), ("max_length".to_owned(), "64".to_owned())]),
+        params: params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        ..Field::new(id, name, data_type)
     }
 }

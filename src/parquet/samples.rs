@@ -19,24 +19,9 @@ use proptest::prelude::*;
 
 use crate::schema::{CollectionSchema, DataType, Field};
 
-/// A field with the defaults of a plain one.
+/// A plain field.
 pub fn field(id: i64, name: &str, data_type: DataType) -> Field {
-    Field {
-        id,
-        name: name.to_owned(),
-        description: String::new(),
-        data_type,
-        element_type: None,
-        primary_key: false,
-        auto_id: false,
-        partition_key: false,
-        clustering_key: false,
-        nullable: false,
-        dynamic: false,
-        function_output: false,
-        default_value: None,
-        params: BTreeMap::new(),
-    }
+    Field::new(id, name, data_type)
 }
 
 /// A vector field of dimension `dim`.
