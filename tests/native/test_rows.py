@@ -188,23 +188,23 @@ async def test_ten_earlier_moments_are_as_the_server_told_them_then(calm, calm_n
     assert [history for history, _ in told].count("EXACT") >= 8, told
 
 
-async def test_of_compacted_rows_no_moment_that_is_wrong_is_called_exact(server, native, name):
-    moments = script(server, name)
-    server.client.flush(name)
+async def test_of_compacted_rows_no_moment_that_is_wrong_is_called_exact(calm, calm_native, name):
+    # On a server that compacts when it is asked to: 2.3.5 loses deletes that race its compaction.
+    moments = script(calm, name)
+    calm.client.flush(name)
     wrong: list[str] = []
     # A segment whose index is not built yet is left out of a compaction: not every one takes rows away.
     for _ in range(15):
         time.sleep(1)
-        compact(server, name)
-        told = await compare(native, name, moments)
+        compact(calm, name)
+        told = await compare(calm_native, name, moments)
         wrong = [history for history, right in told if not right]
         assert "EXACT" not in wrong, told
         if wrong:
             break
     assert wrong, told
-    # What was there when the backup was made is there, whatever came before. There may be more: 2.3.5 loses deletes
-    # that race its compaction, and its files bring rows back.
-    assert await lacking(native, name, moments[-1]) == []
+    # What was there when the backup was made is right whatever came before.
+    assert told[-1][1], told
 
 
 def compact(server: Milvus, name: str) -> None:
@@ -213,16 +213,6 @@ def compact(server: Milvus, name: str) -> None:
         if server.client.get_compaction_state(job) == "Completed":
             return
         time.sleep(0.5)
-
-
-async def lacking(native: Native, name: str, moment: tuple[int, dict[Any, Row]]) -> list[tuple[Any, int]]:
-    """The rows of a moment, as keys and generations, that the newest backup does not have."""
-    at, living = moment
-    async with native() as manager:
-        newest = (await manager.list_backups(name))[0]
-        with await manager.open_backup(newest.backup_id, columns=["id", "gen"], as_of=at) as reader:
-            rows = {(row["id"], row["gen"]) for row in pa.table(reader).to_pylist()}
-    return sorted({(key, row["gen"]) for key, row in living.items()} - rows)
 
 
 async def test_an_earlier_moment_is_restored(calm, calm_native, name):
