@@ -7,6 +7,7 @@
 //! | `payload` | those Parquet files, opened with care |
 //! | `column` | a field's values as they are stored → its Arrow column |
 //! | [`deletes`] | which keys were deleted when |
+//! | [`newest`] | which row counts of a key that several rows share |
 //! | [`segment`] | a segment's rows that live at a time |
 //! | [`metadata`] | `meta/*.json` of a backup ([`description`]: a collection in it ⇄ our model) |
 //! | [`layout`] | where a segment's files lie in a backup's folder |
@@ -21,6 +22,7 @@ pub mod description;
 pub mod event;
 pub mod layout;
 pub mod metadata;
+pub mod newest;
 pub mod packed;
 #[cfg(test)]
 mod packed_tests;
@@ -30,7 +32,8 @@ pub mod segment;
 mod tests;
 
 pub use deletes::Deletes;
-pub use segment::{Segment, SegmentBatches, SegmentFiles};
+pub use newest::Newest;
+pub use segment::{Living, Segment, SegmentBatches, SegmentFiles};
 
 use crate::parquet::Source;
 

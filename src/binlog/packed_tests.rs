@@ -185,7 +185,7 @@ fn a_field_that_was_added_later_is_null_in_the_rows_before() {
     let segment = Segment::open(written(&files, &parts), &schema).unwrap();
     let rows = segment.rows();
     let batches: Vec<RecordBatch> =
-        segment.batches(&schema, &["note"], Arc::default(), None, 64).unwrap().collect::<Result<_, _>>().unwrap();
+        segment.batches(&schema, &["note"], Living::default(), 64).unwrap().collect::<Result<_, _>>().unwrap();
     let read: Vec<Option<String>> = batches
         .iter()
         .flat_map(|batch| {
@@ -198,6 +198,6 @@ fn a_field_that_was_added_later_is_null_in_the_rows_before() {
     // Where it may not have nulls, rows are missing.
     let schema = with_note(false);
     let refused =
-        Segment::open(written(&files, &parts), &schema).unwrap().batches(&schema, &["note"], Arc::default(), None, 64);
+        Segment::open(written(&files, &parts), &schema).unwrap().batches(&schema, &["note"], Living::default(), 64);
     assert_eq!(refused.err().unwrap().kind(), Kind::BackupCorrupted);
 }

@@ -21,6 +21,7 @@ use super::LogFile;
 use super::column::column;
 use super::deletes::Deletes;
 use super::event::{EventKind, damaged};
+use super::newest::Newest;
 use super::payload::{LogBatches, LogReader};
 use crate::error::{Error, Kind, Result, internal};
 use crate::schema::{CollectionSchema, Field};
@@ -28,8 +29,8 @@ use crate::schema::{CollectionSchema, Field};
 /// Milvus's own field of hybrid timestamps, when a row was written.
 pub const TIMESTAMP_FIELD: i64 = 1;
 
-/// Rows that are counted at once.
-const COUNTED_ROWS: usize = 65_536;
+/// Keys that are read at once.
+const KEYS: usize = 65_536;
 
 /// The files of one segment, or those of them that are needed: the timestamps always, the keys where rows are picked.
 pub struct SegmentFiles {
@@ -39,6 +40,17 @@ pub struct SegmentFiles {
     pub promised: Option<u64>,
     /// By field (in storage version 2, by group of fields), in the order of the files' numbers.
     pub fields: BTreeMap<i64, Vec<LogFile>>,
+}
+
+/// Which of a segment's rows live.
+#[derive(Debug, Clone, Default)]
+pub struct Living {
+    /// Those that no delete came after.
+    pub deletes: Arc<Deletes>,
+    /// Of a key that several rows share, the one that counts.
+    pub newest: Arc<Newest>,
+    /// Those written up to this hybrid timestamp; whenever they were where there is none.
+    pub at: Option<u64>,
 }
 
 /// A segment, opened: its files' footers are read and agree with each other.
@@ -206,22 +218,30 @@ impl Segment {
         .with("failed_files", files)
     }
 
-    /// How many of its rows live at `at`. Keys and timestamps are read where that is in question, and nothing else is.
+    /// The keys of all its rows, in the order they were written, and whether no delete came after them up to `at`.
     ///
     /// # Errors
     /// As [`Segment::batches`], and as its batches.
-    pub fn living(self, schema: &CollectionSchema, deletes: Arc<Deletes>, at: Option<u64>) -> Result<u64> {
-        if deletes.is_empty() && at.is_none_or(|at| self.latest <= at) {
-            return Ok(self.rows);
-        }
-        let mut living = 0;
-        for batch in self.batches(schema, &[], deletes, at, COUNTED_ROWS)? {
-            living += batch?.num_rows() as u64;
-        }
-        Ok(living)
+    pub(super) fn keys(self, schema: &CollectionSchema, deletes: Arc<Deletes>, at: Option<u64>) -> Result<SegmentKeys> {
+        let picking = self.picking(schema, Living { deletes, newest: Arc::default(), at }, KEYS)?;
+        Ok(SegmentKeys { keys: self.stored_keys(schema, KEYS)?, picking, rows_left: self.rows })
     }
 
-    /// Its rows that live at `at` (any time where there is none), in the order they were written.
+    fn stored_keys(&self, schema: &CollectionSchema, batch_rows: usize) -> Result<Files> {
+        let key = schema.primary_key()?.id;
+        let keys = self.column(key, batch_rows)?;
+        if keys.has_gaps() {
+            return Err(self.without(&format!("primary keys ({key})")));
+        }
+        Ok(keys)
+    }
+
+    fn picking(&self, schema: &CollectionSchema, living: Living, batch_rows: usize) -> Result<Picking> {
+        let times = self.column(TIMESTAMP_FIELD, batch_rows)?;
+        Ok(Picking { times, key: schema.primary_key()?.clone(), living, segment: self.id, row: 0 })
+    }
+
+    /// Its rows that live, in the order they were written.
     ///
     /// Columns are those of `schema` named by `columns`, in the schema's order.
     ///
@@ -231,8 +251,7 @@ impl Segment {
         self,
         schema: &CollectionSchema,
         columns: &[&str],
-        deletes: Arc<Deletes>,
-        at: Option<u64>,
+        living: Living,
         batch_rows: usize,
     ) -> Result<SegmentBatches> {
         let batch_rows = batch_rows.max(1);
@@ -240,29 +259,22 @@ impl Segment {
         let wanted: Vec<&Field> = schema.stored_fields().filter(|field| columns.contains(&&*field.name)).collect();
         let indices: Vec<usize> = wanted.iter().filter_map(|field| whole.index_of(&field.name).ok()).collect();
         let arrow = whole.project(&indices).map_err(|error| internal(error.to_string()))?;
-        let late = at.is_some_and(|at| self.latest > at);
-        let open = |number: i64| self.column(number, batch_rows);
-        let key = schema.primary_key()?;
-        let picking = if late || !deletes.is_empty() {
-            let keys = if wanted.iter().any(|field| field.id == key.id) { None } else { Some(open(key.id)?) };
-            Some(Picking { times: open(TIMESTAMP_FIELD)?, keys, key: key.clone(), deletes, at })
-        } else {
-            None
-        };
-        let keys = picking.as_ref().and_then(|picking| picking.keys.as_ref());
-        if keys.is_some_and(Files::has_gaps) {
-            return Err(self.without(&format!("primary keys ({})", key.id)));
-        }
+        let late = living.at.is_some_and(|at| self.latest > at);
+        let picks = late || !living.deletes.is_empty() || !living.newest.is_empty();
+        let picking = picks.then(|| self.picking(schema, living, batch_rows)).transpose()?;
+        let key = schema.primary_key()?.id;
+        let has_keys = wanted.iter().any(|field| field.id == key);
+        let keys = (picks && !has_keys).then(|| self.stored_keys(schema, batch_rows)).transpose()?;
         let mut sources = Vec::with_capacity(wanted.len());
         for field in wanted {
-            let files = open(field.id)?;
+            let files = self.column(field.id, batch_rows)?;
             // Read: a field that was added later has no files in older segments, and its rows are null.
             if files.has_gaps() && (!field.nullable || field.default_value.is_some()) {
                 return Err(self.without(&format!("field '{}' ({})", field.name, field.id)));
             }
             sources.push((field.clone(), files));
         }
-        Ok(SegmentBatches { arrow: Arc::new(arrow), sources, picking, batch_rows, rows_left: self.rows })
+        Ok(SegmentBatches { arrow: Arc::new(arrow), sources, keys, picking, batch_rows, rows_left: self.rows })
     }
 }
 
@@ -361,17 +373,88 @@ impl Files {
 /// What is needed to tell which rows live.
 struct Picking {
     times: Files,
-    /// The keys, where they are not among the columns anyway.
-    keys: Option<Files>,
     key: Field,
-    deletes: Arc<Deletes>,
-    at: Option<u64>,
+    living: Living,
+    segment: i64,
+    /// The row that comes next.
+    row: u64,
+}
+
+impl Picking {
+    /// When the next rows were written, those of `keys`, and which of them live.
+    fn look(&mut self, keys: &ArrayRef) -> Result<(Vec<u64>, Vec<bool>)> {
+        let times = self.times.take(keys.len()).ok_or_else(|| internal("timestamps ended early"))?;
+        let times = times
+            .as_primitive_opt::<Int64Type>()
+            .filter(|times| times.null_count() == 0)
+            .ok_or_else(|| damaged(&self.times.name, "holds no timestamps"))?;
+        let times: Vec<u64> = times.values().iter().map(|time| time.cast_unsigned()).collect();
+        let Living { deletes, newest, at } = &self.living;
+        let another_type = || internal("keys of another type");
+        let deleted = deletes.mask(keys, &times).ok_or_else(another_type)?;
+        let mut lives: Vec<bool> =
+            deleted.iter().zip(&times).map(|(deleted, time)| !deleted && at.is_none_or(|at| *time <= at)).collect();
+        if !newest.is_empty() {
+            let older = newest.mask(keys, self.segment, self.row).ok_or_else(another_type)?;
+            lives.iter_mut().zip(older).for_each(|(lives, older)| *lives &= !older);
+        }
+        self.row += keys.len() as u64;
+        Ok((times, lives))
+    }
+}
+
+/// Takes the next keys, as they are in the schema.
+fn take_keys(files: &mut Files, key: &Field, rows: usize) -> Result<ArrayRef> {
+    let stored = files.take(rows).ok_or_else(|| internal("keys ended early"))?;
+    column(key, &stored).map_err(|what| damaged(&files.name, &what))
+}
+
+/// Keys of a segment's rows.
+pub(super) struct KeyBatch {
+    pub(super) keys: ArrayRef,
+    /// When each row was written, as hybrid timestamps.
+    pub(super) times: Vec<u64>,
+    /// Whether each lives, by deletes and the time.
+    pub(super) lives: Vec<bool>,
+    /// Which row of the segment the first one is.
+    pub(super) first: u64,
+}
+
+/// The keys of a segment, batch by batch. After an error there are no more.
+pub(super) struct SegmentKeys {
+    keys: Files,
+    picking: Picking,
+    rows_left: u64,
+}
+
+impl SegmentKeys {
+    fn advance(&mut self) -> Result<KeyBatch> {
+        let rows = self.keys.ready()?.min(self.picking.times.ready()?);
+        if rows == 0 {
+            return Err(ended_early());
+        }
+        let first = self.picking.row;
+        let keys = take_keys(&mut self.keys, &self.picking.key, rows)?;
+        let (times, lives) = self.picking.look(&keys)?;
+        self.rows_left = self.rows_left.saturating_sub(rows as u64);
+        Ok(KeyBatch { keys, times, lives, first })
+    }
+}
+
+impl Iterator for SegmentKeys {
+    type Item = Result<KeyBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        (self.rows_left > 0).then(|| self.advance().inspect_err(|_| self.rows_left = 0))
+    }
 }
 
 /// Rows of a segment, batch by batch, none of them empty. After an error there are no more.
 pub struct SegmentBatches {
     arrow: SchemaRef,
     sources: Vec<(Field, Files)>,
+    /// The keys, where rows are picked by them and they are not among the columns.
+    keys: Option<Files>,
     picking: Option<Picking>,
     batch_rows: usize,
     rows_left: u64,
@@ -387,17 +470,12 @@ impl SegmentBatches {
     fn advance(&mut self) -> Result<Option<RecordBatch>> {
         while self.rows_left > 0 {
             let mut rows = usize::try_from(self.rows_left).unwrap_or(usize::MAX).min(self.batch_rows);
-            for (_, files) in &mut self.sources {
+            let times = self.picking.as_mut().map(|picking| &mut picking.times);
+            for files in self.sources.iter_mut().map(|(_, files)| files).chain(times).chain(&mut self.keys) {
                 rows = rows.min(files.ready()?);
             }
-            if let Some(picking) = &mut self.picking {
-                rows = rows.min(picking.times.ready()?);
-                if let Some(keys) = &mut picking.keys {
-                    rows = rows.min(keys.ready()?);
-                }
-            }
             if rows == 0 {
-                return Err(internal("a segment's fields came to an end before its rows"));
+                return Err(ended_early());
             }
             let batch = self.read(rows)?;
             self.rows_left -= rows as u64;
@@ -416,7 +494,7 @@ impl SegmentBatches {
                 Some(stored) => column(field, &stored).map_err(|what| damaged(&files.name, &what))?,
                 None => new_null_array(arrow.data_type(), rows),
             };
-            if self.picking.as_ref().is_some_and(|picking| picking.key.id == field.id) {
+            if field.primary_key {
                 keys = Some(Arc::clone(&array));
             }
             columns.push(array);
@@ -424,44 +502,22 @@ impl SegmentBatches {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.arrow), columns, &options)
             .map_err(|error| internal(format!("the rows of a segment are not of their schema: {error}")))?;
-        match &mut self.picking {
-            None => Ok(batch),
-            Some(picking) => picking.pick(batch, keys, rows),
-        }
-    }
-}
-
-impl Picking {
-    fn pick(&mut self, batch: RecordBatch, keys: Option<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-        let times = self.times.take(rows).ok_or_else(|| internal("timestamps ended early"))?;
-        let times = times
-            .as_primitive_opt::<Int64Type>()
-            .filter(|times| times.null_count() == 0)
-            .ok_or_else(|| damaged(&self.times.name, "holds no timestamps"))?;
-        let times: Vec<u64> = times.values().iter().map(|time| time.cast_unsigned()).collect();
+        let Some(picking) = &mut self.picking else { return Ok(batch) };
         let keys = match (&mut self.keys, keys) {
             (_, Some(keys)) => keys,
-            (Some(files), None) => {
-                let stored = files.take(rows).ok_or_else(|| internal("keys ended early"))?;
-                column(&self.key, &stored).map_err(|what| damaged(&files.name, &what))?
-            }
+            (Some(files), None) => take_keys(files, &picking.key, rows)?,
             (None, None) => return Err(internal("no keys to tell deleted rows by")),
         };
-        let deleted = self.deletes.mask(&keys, &times).ok_or_else(|| internal("keys of another type"))?;
-        let late = |time: u64| self.at.is_some_and(|at| time > at);
-        let lives: Vec<bool> = deleted.iter().zip(&times).map(|(deleted, time)| !deleted && !late(*time)).collect();
+        let (_, lives) = picking.look(&keys)?;
         if lives.iter().all(|lives| *lives) {
             return Ok(batch);
         }
-        if batch.num_columns() == 0 {
-            // Of no columns, the filter would keep all rows.
-            let living = lives.iter().filter(|lives| **lives).count();
-            let options = RecordBatchOptions::new().with_row_count(Some(living));
-            return RecordBatch::try_new_with_options(batch.schema(), Vec::new(), &options)
-                .map_err(|error| internal(error.to_string()));
-        }
         filter_record_batch(&batch, &BooleanArray::from(lives)).map_err(|error| internal(error.to_string()))
     }
+}
+
+fn ended_early() -> Error {
+    internal("a segment's fields came to an end before its rows")
 }
 
 impl Iterator for SegmentBatches {

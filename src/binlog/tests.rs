@@ -10,6 +10,7 @@ use arrow_array::types::{Float32Type, Int64Type};
 use serde_json::Value;
 
 use super::metadata::{self, BackupInfo, SegmentInfo};
+use super::newest::Search;
 use super::*;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/milvus-backup/fx_int");
@@ -67,9 +68,9 @@ pub(super) fn assert_rows_that_lived(arranged: impl Fn((SegmentFiles, Vec<LogFil
     for partition in &info.collection_backups[0].partition_backups {
         for segment in &partition.segment_backups {
             let (files, deltas) = arranged(files(segment));
-            let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
+            let living = Living { deletes: Arc::new(Deletes::read(&deltas, None).unwrap()), ..Living::default() };
             let segment = Segment::open(files, &collection.schema).unwrap();
-            for batch in segment.batches(&collection.schema, &names, deletes, None, 100).unwrap() {
+            for batch in segment.batches(&collection.schema, &names, living, 100).unwrap() {
                 let batch = batch.unwrap();
                 let keys = batch["pk"].as_primitive::<Int64Type>();
                 for row in 0..batch.num_rows() {
@@ -107,9 +108,10 @@ fn rows_that_live_are_counted_by_keys_and_times_alone() {
             let (mut files, deltas) = files(segment);
             files.fields.retain(|field, _| [1, 100].contains(field));
             let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-            let count =
-                Segment::open(files, &collection.schema).unwrap().living(&collection.schema, deletes, None).unwrap();
-            *living.entry(partition.partition_name.as_str()).or_default() += count;
+            let mut search = Search::default();
+            let segment = Segment::open(files, &collection.schema).unwrap();
+            search.take(segment, &collection.schema, deletes, None).unwrap();
+            *living.entry(partition.partition_name.as_str()).or_default() += search.found().1;
         }
     }
     let mut wanted = BTreeMap::new();
@@ -117,6 +119,44 @@ fn rows_that_live_are_counted_by_keys_and_times_alone() {
         *wanted.entry(row["_partition"].as_str().unwrap().to_owned()).or_default() += 1;
     }
     assert_eq!(living, wanted.iter().map(|(name, rows)| (name.as_str(), *rows)).collect::<BTreeMap<_, u64>>());
+}
+
+#[test]
+fn of_rows_that_share_a_key_the_newest_comes_and_no_other() {
+    let info = info();
+    let schema = description::collection(&info.collection_backups[0]).unwrap().schema;
+    let segment = &info.collection_backups[0].partition_backups[0].segment_backups[0];
+    // Two segments of the same rows, deletes and all: of each key one row has to come, and from the first of them.
+    let again = || {
+        let (mut again, _) = files(segment);
+        again.segment += 1;
+        for log in again.fields.values_mut().flatten() {
+            let mut bytes = fs::read(log.path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+            bytes[37..45].copy_from_slice(&again.segment.to_le_bytes());
+            log.source = bytes::Bytes::from(bytes).into();
+        }
+        again
+    };
+    let deletes = Arc::new(Deletes::read(&files(segment).1, None).unwrap());
+    let both = || [files(segment).0, again()];
+    let mut search = Search::default();
+    while search.goes_on() {
+        for files in both() {
+            search.take(Segment::open(files, &schema).unwrap(), &schema, Arc::clone(&deletes), None).unwrap();
+        }
+        search.turn();
+    }
+    let (newest, rows) = search.found();
+    let living = Living { deletes, newest: Arc::new(newest), at: None };
+    let count = |columns: &[&str], files: SegmentFiles| {
+        let batches = Segment::open(files, &schema).unwrap().batches(&schema, columns, living.clone(), 100).unwrap();
+        batches.map(|batch| batch.unwrap().num_rows() as u64).sum::<u64>()
+    };
+    for columns in [&["pk", "name"][..], &["name"], &[]] {
+        assert_eq!(both().map(|files| count(columns, files)), [rows / 2, 0], "{columns:?}");
+    }
+    assert_eq!(living.newest.older_rows(), rows / 2);
+    assert!(rows > 100 && rows < 2 * segment.num_of_rows.cast_unsigned(), "some of its rows were deleted");
 }
 
 #[test]
@@ -151,7 +191,7 @@ fn a_field_with_a_file_more_or_less_is_named_unless_it_is_plain_which_one_is_lef
     let (mut keyless, deltas) = files(segment);
     keyless.fields.remove(&100);
     let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-    let living = Segment::open(keyless, &schema).unwrap().living(&schema, deletes, None);
+    let living = Search::default().take(Segment::open(keyless, &schema).unwrap(), &schema, deletes, None);
     assert_eq!(living.unwrap_err().kind(), crate::error::Kind::BackupCorrupted);
     // With the same rows twice, nothing shows which are right.
     let (mut twice, _) = files(segment);
@@ -184,7 +224,7 @@ fn a_field_that_may_have_nulls_can_lack_the_first_files_and_no_others() {
         SegmentFiles { segment: twice.segment, promised: Some(2 * rows), fields }
     };
     let read = Segment::open(with(1), &schema.schema).unwrap();
-    let batches = read.batches(&schema.schema, &[&name], Arc::default(), None, 64).unwrap();
+    let batches = read.batches(&schema.schema, &[&name], Living::default(), 64).unwrap();
     let nulls: Vec<bool> = batches
         .flat_map(|batch| {
             let column = Arc::clone(batch.unwrap().column(0));
@@ -269,7 +309,7 @@ proptest::proptest! {
             files.fields.insert(field, vec![LogFile { path, source: bytes::Bytes::from(bytes).into() }]);
             let name = collection.schema.fields.iter().find(|known| known.id == field).unwrap().name.clone();
             let read = Segment::open(files, &collection.schema)
-                .and_then(|segment| segment.batches(&collection.schema, &[&name], Arc::default(), None, 64)?.collect::<crate::error::Result<Vec<_>>>());
+                .and_then(|segment| segment.batches(&collection.schema, &[&name], Living::default(), 64)?.collect::<crate::error::Result<Vec<_>>>());
             if let Err(error) = read {
                 proptest::prop_assert!(error.details().contains_key("failed_files"), "{error}");
             }

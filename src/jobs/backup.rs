@@ -44,8 +44,8 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
     let limit = deadline(request.timeout_seconds);
     let about = |error: Error| as_backup_error(error, &request.collection_name, "LOCAL_FILE");
     request.check().map_err(about)?;
-    let (of, how) = ((request.database.as_deref(), &*request.collection_name), (request.source, request.duplicates));
-    if control.guard(limit, native::parquet::is_wanted(session, of, how)).await.map_err(about)? {
+    let of = (request.database.as_deref(), &*request.collection_name);
+    if control.guard(limit, native::parquet::is_wanted(session, of, request.source)).await.map_err(about)? {
         return Box::pin(native::backup(session, &request, control)).await;
     }
     control.limit_bandwidth(request.bandwidth_limit_mib)?;

@@ -69,6 +69,12 @@ impl Place {
         if rows.partitions().iter().flat_map(|name| rows.pieces(name)).any(|piece| piece.import_folders().is_none()) {
             return Err(refused("its segments have no folders of their own, or deletes that hold for several of them"));
         }
+        let older = rows.older(backup).await?;
+        if older > 0 {
+            return Err(refused(&format!(
+                "{older} of its rows have a newer one with the same primary key, and an import brings both, of which Milvus shows the older"
+            )));
+        }
         let storage = session.milvus_storage()?;
         let folder = as_the_server_sees(&storage, backup).ok_or_else(|| {
             refused("the server reads files of its own storage alone, and the repository is on neither the same disk nor in the same bucket")

@@ -7,6 +7,7 @@ use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::newest;
 use super::pieces::history::{self, History};
 use super::pieces::{Batches, Piece, Pieces, Promise, Wanted};
 use super::read::ALL_PARTITIONS;
@@ -97,6 +98,27 @@ impl Rows {
     #[must_use]
     pub(super) fn are_proven_as_read(&self) -> bool {
         self.proven
+    }
+
+    /// How many rows are left out, as there are newer ones of their keys.
+    ///
+    /// # Errors
+    /// As reading them.
+    pub(super) async fn older(&self, backup: &Backup) -> Result<u64> {
+        let mut older = 0;
+        for name in self.promised.keys() {
+            if let Some(piece) = self.pieces.iter().find(|piece| piece.partition == *name) {
+                older += piece.newest(backup, &self.wanted.schema, self.proven).await?.older_rows();
+            }
+        }
+        Ok(older)
+    }
+
+    /// What there is to say of those rows, once the others were read.
+    pub(super) fn told_of_older(&self) -> Vec<String> {
+        let piece = |name: &String| self.pieces.iter().find(|piece| piece.partition == *name);
+        let told = |name: &String| newest::told(name, piece(name)?.known_newest()?);
+        self.promised.keys().filter_map(told).collect()
     }
 
     /// Whether some are chosen by a filter.

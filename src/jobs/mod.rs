@@ -30,6 +30,7 @@ mod journals;
 mod likeness;
 mod load;
 mod native;
+mod newest;
 pub mod open;
 mod pieces;
 pub mod prune;

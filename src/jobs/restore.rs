@@ -165,6 +165,7 @@ fn answer(plan: &Plan, backup: &Backup, target: &str, control: &Control) -> Valu
     let staging = &plan.staging;
     let failed: Vec<&String> = staging.failed.keys().collect();
     let mut warnings = plan.warnings.clone();
+    warnings.extend(staging.rows.told_of_older());
     warnings.extend(staging.failed.iter().map(|(name, why)| format!("partition {name} was left out: {why}")));
     let partitions = if staging.collection.has_partition_key() {
         staging.collection.partitions.clone()

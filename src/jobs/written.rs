@@ -49,7 +49,8 @@ impl Written<'_> {
         server.clone_into(&mut manifest.milvus_version);
         manifest.tags.clone_from(&request.tags);
         manifest.schema_snapshot = schema;
-        let digest = |set: SetDigest| PartitionDigest { rows: set.rows, digest: Some(set.to_string()) };
+        let digest =
+            |set: SetDigest| PartitionDigest { rows: set.rows, digest: Some(set.to_string()), older_rows: None };
         manifest.digest.partitions = sets.into_iter().map(|(name, set)| (name, digest(set))).collect();
         Ok(manifest)
     }

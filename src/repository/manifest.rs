@@ -131,6 +131,10 @@ pub struct PartitionDigest {
     /// 32 lower-case hex digits; none where the rows were not read, but Milvus's own files copied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// How many rows Milvus's own files have besides that live, each older than another row of its key, and are not among
+    /// `rows`; none where there are no such files, or they were not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older_rows: Option<u64>,
 }
 
 /// A backup's manifest. The writer fills in what it knows; [`super::Attempt::commit`] sets what the repository knows
@@ -430,7 +434,8 @@ mod tests {
         manifest.checksum = ChecksumAlgorithm::Sha256.of(b"list");
         manifest.partition_names = vec!["_default".to_owned(), "new".to_owned()];
         manifest.schema_snapshot = json!({"fields": [{"name": "id"}]});
-        let digest = PartitionDigest { rows: 3, digest: Some("0123456789abcdef0123456789abcdef".to_owned()) };
+        let digest =
+            PartitionDigest { rows: 3, digest: Some("0123456789abcdef0123456789abcdef".to_owned()), older_rows: None };
         manifest.digest.partitions.insert("_default".to_owned(), digest);
         manifest
     }
@@ -525,7 +530,10 @@ mod tests {
         let mut native = sample();
         native.storage_type = StorageType::MilvusNative;
         native.snapshot.timestamp = Some(470_611_626_031_841_292);
-        native.digest.partitions.insert("_default".to_owned(), PartitionDigest { rows: 3, digest: None });
+        native
+            .digest
+            .partitions
+            .insert("_default".to_owned(), PartitionDigest { rows: 3, digest: None, older_rows: Some(2) });
         assert_eq!(Manifest::parse(&native.to_bytes().unwrap()).unwrap(), native);
     }
 

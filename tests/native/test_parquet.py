@@ -92,18 +92,17 @@ async def test_more_rows_than_are_sorted_in_memory_go_through_a_file_without_a_n
         assert len(await manager.list_backups(name)) == 2
 
 
-async def test_keys_that_occur_twice_are_named_and_collapse_where_the_server_is_asked(server, native, name):
+async def test_keys_that_occur_twice_are_named_and_may_be_collapsed(server, native, name):
     create(server.client, name, plain(300))
     server.client.insert(name, [{"id": key, "vector": vector_of(1)} for key in (7, 250)])
     async with native(**PARQUET) as manager:
         refused = await manager.create_backup(name)
         assert isinstance(refused.error, BackupError)
         assert "7 (2 times), 250 (2 times)" in refused.error_message
-        collapsed = await manager.create_backup(name, BackupParams(duplicates="collapse"))
-        assert collapsed.row_count == 300
-        assert "timestamp" not in collapsed.metadata.snapshot
-        with pytest.raises(InvalidArgumentError, match='source="query"'):
-            await manager.create_backup(name, BackupParams(duplicates="collapse", source="binlogs"))
+        for source, from_files in [("auto", True), ("query", False)]:
+            collapsed = await manager.create_backup(name, BackupParams(duplicates="collapse", source=source))
+            assert collapsed.row_count == 300
+            assert ("timestamp" in collapsed.metadata.snapshot) == from_files
 
 
 async def test_only_the_partitions_that_are_wanted_are_read(server, native, name):

@@ -16,9 +16,9 @@ use crate::binlog::metadata::{BackupInfo, CollectionInfo, SegmentInfo};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::control::{Control, Phase, deadline};
-use crate::jobs::{foreign, verify, written};
+use crate::jobs::{foreign, newest, verify, written};
 use crate::milvus::{Segment, SegmentState};
-use crate::repository::manifest::{Manifest, PartitionDigest};
+use crate::repository::manifest::Manifest;
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
 use crate::repository::{Attempt, BeginRequest, Link, Store};
@@ -238,6 +238,7 @@ impl Taken<'_> {
             .map(|partition| (partition.partition_name.clone(), partition.partition_id))
             .collect();
         let alive = live::rows(collection, &partitions, (segments, at), attempt, &done).await?;
+        warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
         warnings.push(format!(
             "taken in from {}, which milvus-backup made: it was proven as it was found, not as it was made",
             self.storage.display("")
@@ -251,12 +252,11 @@ impl Taken<'_> {
         foreign::fill_in(&mut manifest, self.whole, self.info, collection)?;
         attempt.put(&RelativePath::new(SCHEMA_FILE)?, written::pretty(&manifest.schema_snapshot)?).await?;
         written::put_indexes(attempt, &self.indexes).await?;
-        manifest.row_count = alive.values().sum();
+        manifest.row_count = alive.values().map(|alive| alive.rows).sum();
         manifest.size_bytes = segments.iter().map(SegmentFiles::bytes).sum();
         manifest.tags.clone_from(&request.tags);
         manifest.snapshot.timestamp = Some(at);
-        manifest.digest.partitions =
-            alive.into_iter().map(|(name, rows)| (name, PartitionDigest { rows, digest: None })).collect();
+        manifest.digest.partitions = alive.into_iter().map(|(name, alive)| (name, alive.digest())).collect();
         manifest.warnings.clone_from(&warnings);
         Ok((manifest, warnings))
     }

@@ -1,24 +1,40 @@
-//! How many rows live at a moment: those up to its timestamp that were not deleted up to it.
-//!
-//! A segment without deletes and without later rows needs no reading: its files have said so when they were copied. Of
-//! others the keys and timestamps are read, from the backup's own files.
+//! How many rows live at a moment: those up to its timestamp that were not deleted up to it, of each key the newest. Keys
+//! and timestamps are read, from the backup's own files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::runtime::Handle;
 
 use super::bring::Done;
 use super::counted_as;
 use super::files::{LogFile, SegmentFiles};
 use crate::binlog::segment::TIMESTAMP_FIELD;
-use crate::binlog::{self, Deletes};
+use crate::binlog::{self, Deletes, Newest};
 use crate::error::{Error, Kind, Result, internal};
+use crate::jobs::newest;
 use crate::jobs::read::blocking;
 use crate::parquet::Source;
 use crate::repository::Attempt;
+use crate::repository::manifest::PartitionDigest;
 use crate::schema::Collection;
+
+/// What lives in a partition.
+pub(super) struct Alive {
+    /// Rows, one a key.
+    pub(super) rows: u64,
+    /// The keys of which the files have several that live.
+    pub(super) newest: Newest,
+}
+
+impl Alive {
+    /// What the manifest says of it.
+    pub(super) fn digest(&self) -> PartitionDigest {
+        PartitionDigest { rows: self.rows, digest: None, older_rows: Some(self.newest.older_rows()) }
+    }
+}
 
 /// The rows that live at a moment, by partition; `partitions` are names and Milvus's numbers.
 ///
@@ -30,59 +46,50 @@ pub(super) async fn rows(
     (segments, at): (&[SegmentFiles], u64),
     attempt: &Attempt,
     done: &Done,
-) -> Result<BTreeMap<String, u64>> {
+) -> Result<BTreeMap<String, Alive>> {
+    let mut numbers: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for (name, number) in partitions {
+        numbers.entry(counted_as(collection, name)).or_default().push(*number);
+    }
+    let (beyond, segments): (Vec<_>, Vec<_>) = segments.iter().partition(|files| files.segment.is_level_zero);
     let mut alive = BTreeMap::new();
-    // Deletes without rows of their own hold for every segment of their partition, or of all partitions.
-    let beyond: Vec<_> = segments.iter().filter(|files| files.segment.is_level_zero).collect();
-    for (name, id) in partitions {
-        let mut rows = 0;
-        for files in segments.iter().filter(|files| files.segment.partition == *id) {
-            let holds = |other: &&&SegmentFiles| [-1, *id].contains(&other.segment.partition);
-            let deletes: Vec<&LogFile> =
-                files.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes)).collect();
-            rows += of_segment(collection, at, (attempt, done), files, &deletes).await?;
-        }
-        *alive.entry(counted_as(collection, name)).or_default() += rows;
+    for (name, numbers) in numbers {
+        let all: Vec<&SegmentFiles> =
+            segments.iter().filter(|files| numbers.contains(&files.segment.partition)).copied().collect();
+        let open = |index: usize| open(collection, at, (attempt, done), all[index], &beyond).boxed();
+        let (newest, rows) = newest::among(all.len(), &collection.schema, Some(at), open).await?;
+        alive.insert(name, Alive { rows: rows - newest.older_rows(), newest });
     }
     Ok(alive)
 }
 
-async fn of_segment(
+/// The keys and timestamps of a segment, and the deletes that hold for it; `beyond` are segments that have nothing else,
+/// and hold for every segment of their partition, or of all.
+async fn open(
     collection: &Collection,
     at: u64,
     (attempt, done): (&Attempt, &Done),
     files: &SegmentFiles,
-    deletes: &[&LogFile],
-) -> Result<u64> {
-    if files.segment.is_level_zero {
-        return Ok(0);
-    }
-    let late = files.inserts.iter().filter_map(|file| done.told(file)).any(|told| told.end > at);
-    if deletes.is_empty() && !late {
-        return Ok(files.segment.rows);
-    }
+    beyond: &[&SegmentFiles],
+) -> Result<(binlog::SegmentFiles, Arc<Deletes>)> {
     let mut logs = Vec::new();
-    for file in deletes {
-        logs.push(open(attempt, file).await?);
+    let holds = |other: &&&SegmentFiles| [-1, files.segment.partition].contains(&other.segment.partition);
+    for file in files.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes)) {
+        logs.push(open_file(attempt, file).await?);
     }
     let key = collection.schema.primary_key()?.id;
     let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
     let has = |file: &&LogFile| [key, TIMESTAMP_FIELD].into_iter().any(|field| done.has(file, field));
     for file in files.inserts.iter().filter(has) {
-        fields.entry(file.field).or_default().push(open(attempt, file).await?);
+        fields.entry(file.field).or_default().push(open_file(attempt, file).await?);
     }
     let promised = Some(files.segment.rows);
-    let segment = binlog::SegmentFiles { segment: files.segment.id, promised, fields };
-    let schema = collection.schema.clone();
-    blocking(move || {
-        let deletes = Arc::new(Deletes::read(&logs, Some(at))?);
-        binlog::Segment::open(segment, &schema)?.living(&schema, deletes, Some(at))
-    })
-    .await
+    let deletes = blocking(move || Deletes::read(&logs, Some(at))).await?;
+    Ok((binlog::SegmentFiles { segment: files.segment.id, promised, fields }, Arc::new(deletes)))
 }
 
 /// A file of the backup that is being made.
-async fn open(attempt: &Attempt, file: &LogFile) -> Result<binlog::LogFile> {
+async fn open_file(attempt: &Attempt, file: &LogFile) -> Result<binlog::LogFile> {
     let written = attempt.open_file(&file.to).await?;
     let source = if let Some(path) = written.local_path().map(ToOwned::to_owned) {
         let opened = blocking(move || File::open(path).map_err(|error| internal(error.to_string()))).await;

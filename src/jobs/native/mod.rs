@@ -38,11 +38,12 @@ use snapshot::Moment;
 use super::backup;
 use super::backup_request::{BackupRequest, RowSource};
 use super::control::{Control, Phase, deadline};
-use super::read::{ALL_PARTITIONS, DuplicatePolicy};
+use super::newest;
+use super::read::ALL_PARTITIONS;
 use super::{Session, recover, written};
 use crate::error::{Error, Kind, Result, internal};
 use crate::milvus::{Client, Identity, Segment};
-use crate::repository::manifest::{Manifest, PartitionDigest, SnapshotKind, StorageType};
+use crate::repository::manifest::{Manifest, SnapshotKind, StorageType};
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
 use crate::repository::{Attempt, BeginRequest, Link, Repository, Store};
@@ -260,7 +261,8 @@ async fn describe(
     let wanted = plan.identity.partitions.iter().filter(|partition| plan.partitions.contains(&partition.name));
     let partitions: Vec<_> = wanted.map(|partition| (partition.name.clone(), partition.id)).collect();
     let alive = live::rows(collection, &partitions, (segments, moment.timestamp), attempt, done).await?;
-    let rows: u64 = alive.values().sum();
+    let rows: u64 = alive.values().map(|alive| alive.rows).sum();
+    warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
     if rows == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", collection.name));
     }
@@ -302,8 +304,7 @@ async fn describe(
     manifest.snapshot.ended_at = Some(moment.ended_at);
     manifest.snapshot.timestamp = Some(moment.timestamp);
     manifest.snapshot.history_since = history::since(&plan.storage, plan.identity.collection, moment).await?;
-    manifest.digest.partitions =
-        alive.into_iter().map(|(name, rows)| (name, PartitionDigest { rows, digest: None })).collect();
+    manifest.digest.partitions = alive.into_iter().map(|(name, alive)| (name, alive.digest())).collect();
     manifest.warnings.clone_from(&warnings);
     Ok((manifest, warnings))
 }
@@ -321,9 +322,7 @@ pub(super) async fn moments(session: &Session, request: &MomentsRequest, control
             let takes_part = client.exists(of.1).await?
                 && match request.storage_type {
                     StorageType::MilvusNative => true,
-                    StorageType::LocalFile => {
-                        parquet::is_wanted(session, of, (request.source, request.duplicates)).await?
-                    }
+                    StorageType::LocalFile => parquet::is_wanted(session, of, request.source).await?,
                 };
             there.push(takes_part.then(|| (client, wanted.collection_name.clone())));
         }
@@ -343,7 +342,6 @@ pub(super) struct MomentsRequest {
     collections: Vec<Member>,
     storage_type: StorageType,
     source: RowSource,
-    duplicates: DuplicatePolicy,
     #[serde(default)]
     timeout_seconds: Option<f64>,
 }

@@ -7,16 +7,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
+
 use super::files::SegmentFiles;
 use super::{Contents, Plan, counted_as, stored};
-use crate::binlog::layout::NEWEST_STORAGE;
-use crate::binlog::{self, Deletes};
+use crate::binlog::layout::{NEWEST_STORAGE, PACKED};
+use crate::binlog::segment::TIMESTAMP_FIELD;
+use crate::binlog::{self, Deletes, Living, Newest};
 use crate::digest::SetDigest;
-use crate::error::{Error, Kind, Result, internal};
+use crate::error::{Kind, Result, internal};
 use crate::jobs::Session;
 use crate::jobs::backup_request::{BackupRequest, RowSource};
 use crate::jobs::chunks::Chunks;
 use crate::jobs::control::{Control, Phase};
+use crate::jobs::newest;
 use crate::jobs::read::{self, DuplicatePolicy, Sink, blocking};
 use crate::jobs::sorting::{Merged, Run, Sorter};
 use crate::jobs::written::Written;
@@ -40,17 +44,12 @@ const WAITING: usize = 2;
 pub(in crate::jobs) async fn is_wanted(
     session: &Session,
     (database, name): (Option<&str>, &str),
-    (source, duplicates): (RowSource, DuplicatePolicy),
+    source: RowSource,
 ) -> Result<bool> {
-    let collapses = duplicates == DuplicatePolicy::Collapse;
     match source {
         RowSource::Query => Ok(false),
-        RowSource::Binlogs if collapses => Err(Error::new(
-            Kind::InvalidArgument,
-            "duplicates=\"collapse\" keeps the row that the server shows of each key, which its files do not tell: use source=\"query\"",
-        )),
         RowSource::Binlogs => session.milvus_storage().map(|_| true),
-        RowSource::Auto if collapses || session.milvus_storage.is_none() => Ok(false),
+        RowSource::Auto if session.milvus_storage.is_none() => Ok(false),
         RowSource::Auto => {
             let client = session.client_in(database).await?;
             // What the server does not have, or cannot tell, is told where its rows are asked for.
@@ -79,9 +78,10 @@ pub(super) async fn write(
     names.dedup();
     let chunks = request.chunks(&plan.collection, &names, attempt, control);
     let mut planned = 1;
-    let sets = loop {
+    let collapses = request.duplicates == DuplicatePolicy::Collapse;
+    let (sets, older) = loop {
         control.start_over();
-        let error = match rows(plan, &contents, &names, &chunks, control).await {
+        let error = match rows(plan, &contents, (&names, collapses), &chunks, control).await {
             Ok(sets) => break sets,
             Err(error) => error,
         };
@@ -107,6 +107,7 @@ pub(super) async fn write(
     control.enter(Phase::Writing);
     let mut warnings: Vec<String> =
         crate::jobs::compatible::in_describing(plan.client.version(), &plan.collection).into_iter().collect();
+    warnings.extend(older);
     if sets.values().all(|set| set.rows == 0) {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", plan.collection.name));
     }
@@ -127,17 +128,19 @@ pub(super) async fn write(
     Ok((manifest, warnings))
 }
 
+/// Writes the rows of each partition, and says what became of rows that share a key where they may.
 async fn rows(
     plan: &Plan,
     contents: &Contents,
-    names: &[String],
+    (names, collapses): (&[String], bool),
     chunks: &Chunks<'_>,
     control: &Control,
-) -> Result<BTreeMap<String, SetDigest>> {
+) -> Result<(BTreeMap<String, SetDigest>, Vec<String>)> {
     let collection = &plan.collection;
     let all: u64 = contents.segments.iter().map(|files| files.segment.rows).sum();
     control.expect(all, all.saturating_mul(collection.schema.estimated_row_bytes() as u64));
-    let mut sets = BTreeMap::new();
+    let at = contents.moment.timestamp;
+    let (mut sets, mut older) = (BTreeMap::new(), Vec::new());
     for name in names {
         control.enter(Phase::Reading);
         let partitions = plan.identity.partitions.iter().filter(|one| counted_as(collection, &one.name) == *name);
@@ -147,16 +150,48 @@ async fn rows(
             .iter()
             .filter(|files| files.segment.partition < 0 || partitions.contains(&files.segment.partition))
             .partition(|files| files.segment.is_level_zero);
-        let runs = sorted(plan, contents.moment.timestamp, &beyond, segments, control).await?;
+        let newest = if collapses {
+            let keys = async |index: usize| {
+                let (files, deltas) = open(plan, segments[index], &beyond, true).await?;
+                let deletes = blocking(move || Deletes::read(&deltas, Some(at))).await?;
+                Ok((files, Arc::new(deletes)))
+            };
+            newest::among(segments.len(), &collection.schema, Some(at), |index| keys(index).boxed()).await?.0
+        } else {
+            Newest::default()
+        };
+        older.extend(newest::told(name, &newest));
+        let runs = sorted(plan, (at, Arc::new(newest)), &beyond, segments, control).await?;
         sets.insert(name.clone(), merged(plan, name, runs, chunks, control).await?);
     }
-    Ok(sets)
+    Ok((sets, older))
+}
+
+/// The files of a segment, or those of them that tell its keys and when they were written; and those of the deletes that
+/// hold for it, some of which are `beyond` it.
+async fn open(
+    plan: &Plan,
+    files: &SegmentFiles,
+    beyond: &[&SegmentFiles],
+    keys_alone: bool,
+) -> Result<(binlog::SegmentFiles, Vec<binlog::LogFile>)> {
+    let mut files = files.clone();
+    if keys_alone && files.segment.storage_version < PACKED {
+        let needed = [plan.collection.schema.primary_key()?.id, TIMESTAMP_FIELD];
+        files.inserts.retain(|file| needed.contains(&file.field));
+    }
+    let (segment, mut deltas) = stored::open_segment(&plan.storage, &files).await?;
+    let holds = |other: &&&SegmentFiles| [-1, files.segment.partition].contains(&other.segment.partition);
+    for file in beyond.iter().filter(holds).flat_map(|other| &other.deletes) {
+        deltas.push(stored::open(&plan.storage, file).await?);
+    }
+    Ok((segment, deltas))
 }
 
 /// The living rows of segments, in sorted runs.
 async fn sorted(
     plan: &Plan,
-    at: u64,
+    (at, newest): (u64, Arc<Newest>),
     beyond: &[&SegmentFiles],
     segments: Vec<&SegmentFiles>,
     control: &Control,
@@ -169,17 +204,14 @@ async fn sorted(
     let lane = async || {
         let mut sorter = Sorter::new(key, GATHERED);
         while let Some(files) = next() {
-            let (segment, mut deltas) = stored::open_segment(&plan.storage, files).await?;
-            let holds = |other: &&&SegmentFiles| [-1, files.segment.partition].contains(&other.segment.partition);
-            for file in beyond.iter().filter(holds).flat_map(|other| &other.deletes) {
-                deltas.push(stored::open(&plan.storage, file).await?);
-            }
-            let (schema, stopped) = (schema.clone(), Arc::clone(&stop.0));
+            let (segment, deltas) = open(plan, files, beyond, false).await?;
+            let (schema, newest, stopped) = (schema.clone(), Arc::clone(&newest), Arc::clone(&stop.0));
             sorter = blocking(move || {
                 let deletes = Arc::new(Deletes::read(&deltas, Some(at))?);
+                let living = Living { deletes, newest, at: Some(at) };
                 let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
                 let segment = binlog::Segment::open(segment, &schema)?;
-                for batch in segment.batches(&schema, &all, deletes, Some(at), stored::batch_rows(&schema))? {
+                for batch in segment.batches(&schema, &all, living, stored::batch_rows(&schema))? {
                     if stopped.load(Ordering::Relaxed) {
                         return Err(internal("nobody waits for these rows any more"));
                     }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::counted_as;
 use super::files::{self, Listed, LogFile, SegmentFiles};
-use crate::binlog::{self, Deletes};
+use crate::binlog::{self, Deletes, Living};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result};
 use crate::jobs::read::blocking;
@@ -80,11 +80,11 @@ async fn set(
     let (segment, deltas) = open_segment(storage, &files).await?;
     let schema = collection.schema.clone();
     blocking(move || {
-        let deletes = Arc::new(Deletes::read(&deltas, None)?);
+        let living = Living { deletes: Arc::new(Deletes::read(&deltas, None)?), ..Living::default() };
         let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
         let mut set = SetDigest::default();
         let segment = binlog::Segment::open(segment, &schema)?;
-        for batch in segment.batches(&schema, &all, deletes, None, batch_rows(&schema))? {
+        for batch in segment.batches(&schema, &all, living, batch_rows(&schema))? {
             set.merge(&digester.set(&batch?)?);
         }
         Ok(set)

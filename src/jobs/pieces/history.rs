@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::super::read::blocking;
+use super::Piece;
 use super::segments::{self, SegmentPlan};
-use super::{Kinds, Piece};
 use crate::binlog::event::Descriptor;
 use crate::binlog::packed::{self, Packed};
 use crate::error::Result;
@@ -60,10 +60,7 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
             "when the backup was made, Milvus's storage showed no sign that rows had been compacted since that moment",
         ));
     }
-    let plans = pieces.iter().filter_map(|piece| match &piece.source {
-        Kinds::Segment(plan) => Some(plan.as_ref()),
-        Kinds::Chunk(_) => None,
-    });
+    let plans = pieces.iter().filter_map(Piece::plan);
     let logs: Vec<RelativePath> = plans.flat_map(SegmentPlan::timestamps).cloned().collect();
     let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
     let mut later = 0;
@@ -84,10 +81,7 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
 /// Whether files hold rows or deletes that came after the backup's own moment.
 pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) -> Result<bool> {
     let Some(at) = backup.manifest().snapshot.timestamp else { return Ok(false) };
-    let plans = pieces.iter().filter_map(|piece| match &piece.source {
-        Kinds::Segment(plan) => Some(plan.as_ref()),
-        Kinds::Chunk(_) => None,
-    });
+    let plans = pieces.iter().filter_map(Piece::plan);
     let logs: Vec<RelativePath> = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).cloned().collect();
     let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
     while let Some(times) = said.try_next().await? {
@@ -101,10 +95,7 @@ pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) 
 /// The latest row or delete that the files hold, as they say themselves.
 pub(in crate::jobs) async fn latest(backup: &Backup, collection: &Collection) -> Result<u64> {
     let (pieces, beyond) = segments::pieces_and_beyond(backup, collection, None).await?;
-    let plans = pieces.all.iter().filter_map(|piece| match &piece.source {
-        Kinds::Segment(plan) => Some(plan.as_ref()),
-        Kinds::Chunk(_) => None,
-    });
+    let plans = pieces.all.iter().filter_map(Piece::plan);
     let logs = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).chain(&beyond);
     let logs: Vec<RelativePath> = logs.cloned().collect();
     let said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);

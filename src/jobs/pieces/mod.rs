@@ -12,7 +12,7 @@ mod bytes;
 pub(super) mod history;
 mod segments;
 
-use crate::binlog::{Deletes, Segment, SegmentFiles};
+use crate::binlog::{Living, Newest, Segment, SegmentFiles};
 use crate::digest::SetDigest;
 use crate::error::{Error, Kind, Result, internal};
 use crate::filter::Filter;
@@ -21,7 +21,7 @@ use crate::repository::manifest::StorageType;
 use crate::repository::tables::ChunkEntry;
 use crate::repository::{Backup, RelativePath};
 use crate::schema::{Collection, CollectionSchema};
-use segments::SegmentPlan;
+use segments::{SegmentPlan, Together};
 
 /// All that there is to read of a backup.
 pub(super) struct Pieces {
@@ -59,7 +59,8 @@ pub(super) struct Piece {
 #[derive(Clone)]
 enum Kinds {
     Chunk(ChunkEntry),
-    Segment(Arc<SegmentPlan>),
+    /// Of the segments that hold a partition's rows together, the one of this index.
+    Segment(Arc<Together>, usize),
 }
 
 /// What is wanted of a piece.
@@ -74,7 +75,7 @@ pub(super) struct Wanted {
 /// A piece whose files are at hand.
 pub(super) enum Opened {
     Chunk(ChunkEntry, Source),
-    Segment { files: SegmentFiles, deletes: Arc<Deletes>, at: Option<u64> },
+    Segment(SegmentFiles, Living),
 }
 
 /// Rows of a piece, batch by batch, none of them empty.
@@ -162,7 +163,7 @@ impl Piece {
     pub(super) fn name(&self) -> String {
         match &self.source {
             Kinds::Chunk(chunk) => chunk.file.to_string(),
-            Kinds::Segment(plan) => plan.segment.to_string(),
+            Kinds::Segment(together, index) => together.plans[*index].segment.to_string(),
         }
     }
 
@@ -170,16 +171,40 @@ impl Piece {
     pub(super) fn files(&self) -> Vec<&RelativePath> {
         match &self.source {
             Kinds::Chunk(chunk) => vec![&chunk.file],
-            Kinds::Segment(plan) => plan.paths().collect(),
+            Kinds::Segment(together, index) => together.plans[*index].paths().collect(),
         }
     }
 
     /// The folders of its rows and of its deletes, if it has any, for the server to import; `None` where there are none that
     /// hold it and nothing else.
     pub(super) fn import_folders(&self) -> Option<(String, Option<String>)> {
+        self.plan()?.import_folders()
+    }
+
+    /// Which files are its own, of a segment.
+    fn plan(&self) -> Option<&SegmentPlan> {
         match &self.source {
             Kinds::Chunk(_) => None,
-            Kinds::Segment(plan) => plan.import_folders(),
+            Kinds::Segment(together, index) => Some(&together.plans[*index]),
+        }
+    }
+
+    /// The keys that have several rows in its partition, as far as they were looked for; `None` where they were not.
+    pub(super) fn known_newest(&self) -> Option<&Newest> {
+        match &self.source {
+            Kinds::Chunk(_) => None,
+            Kinds::Segment(together, _) => together.known_newest(),
+        }
+    }
+
+    /// The keys that have several rows in its partition. They are looked for where that was not done yet.
+    ///
+    /// # Errors
+    /// As [`Piece::open`], of any of the partition's files.
+    pub(super) async fn newest(&self, backup: &Backup, schema: &CollectionSchema, proven: bool) -> Result<Arc<Newest>> {
+        match &self.source {
+            Kinds::Chunk(_) => Ok(Arc::default()),
+            Kinds::Segment(together, _) => together.newest(backup, schema, proven).await,
         }
     }
 
@@ -187,7 +212,7 @@ impl Piece {
     pub(super) fn bounds(&self) -> (&Value, &Value) {
         match &self.source {
             Kinds::Chunk(chunk) => (&chunk.lowest, &chunk.highest),
-            Kinds::Segment(_) => (&Value::Null, &Value::Null),
+            Kinds::Segment(..) => (&Value::Null, &Value::Null),
         }
     }
 
@@ -200,7 +225,11 @@ impl Piece {
     pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<Opened> {
         match &self.source {
             Kinds::Chunk(chunk) => Ok(Opened::Chunk(chunk.clone(), bytes::open(backup, &chunk.file, proven).await?)),
-            Kinds::Segment(plan) => plan.open(backup, wanted, proven).await,
+            Kinds::Segment(together, index) => {
+                let newest = together.newest(backup, &wanted.schema, proven).await?;
+                let (files, living) = together.plans[*index].open(backup, wanted, proven).await?;
+                Ok(Opened::Segment(files, Living { newest, ..living }))
+            }
         }
     }
 }
@@ -214,7 +243,7 @@ impl Opened {
         let filter = wanted.filter.clone();
         let batches: Batches = match self {
             Self::Chunk(chunk, source) => chunk_rows(&chunk, source, wanted, batch_rows)?,
-            Self::Segment { files, deletes, at } => {
+            Self::Segment(files, living) => {
                 let segment = Segment::open(files, &wanted.schema)?;
                 for orphan in segment.orphans() {
                     tracing::warn!(file = orphan, "left of an upload that was tried again; it is not read");
@@ -223,7 +252,7 @@ impl Opened {
                     Some(columns) => columns.iter().map(String::as_str).collect(),
                     None => wanted.schema.stored_fields().map(|field| &*field.name).collect(),
                 };
-                Box::new(segment.batches(&wanted.schema, &all, deletes, at, batch_rows)?)
+                Box::new(segment.batches(&wanted.schema, &all, living, batch_rows)?)
             }
         };
         let Some(filter) = filter else { return Ok(batches) };

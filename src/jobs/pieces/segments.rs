@@ -3,25 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::{FutureExt, TryFutureExt};
+use tokio::sync::OnceCell;
+
+use super::super::newest;
 use super::super::read::{ALL_PARTITIONS, blocking};
-use super::{Kinds, Opened, Piece, Pieces, Promise, Wanted, bytes};
+use super::{Kinds, Piece, Pieces, Promise, Wanted, bytes};
 use crate::binlog::layout::PACKED;
 use crate::binlog::metadata::{self, BackupInfo, CollectionInfo, SegmentInfo};
 use crate::binlog::segment::TIMESTAMP_FIELD;
-use crate::binlog::{Deletes, LogFile, SegmentFiles};
+use crate::binlog::{Deletes, Living, LogFile, Newest, SegmentFiles};
 use crate::error::{Error, Kind, Result};
 use crate::repository::{Backup, RelativePath};
-use crate::schema::Collection;
+use crate::schema::{Collection, CollectionSchema};
 
 /// The longest metadata file that is read; a million segments' files take less.
 const METADATA_CEILING: u64 = 1 << 30;
 /// Files up to this size are held in memory while a segment is read, larger ones are held open.
 const SMALL_FILE: u64 = 64 << 10;
 
+/// Segments whose rows are one partition's: a key may have rows in several of them.
+pub(super) struct Together {
+    pub(super) plans: Vec<SegmentPlan>,
+    newest: OnceCell<Arc<Newest>>,
+}
+
 /// One segment: its files, and what else decides which of its rows live.
 pub(super) struct SegmentPlan {
     pub(super) segment: i64,
     promised: Option<u64>,
+    file_bytes: u64,
     /// By field, or by group of fields.
     fields: BTreeMap<i64, Vec<RelativePath>>,
     /// Whether a file has several fields (storage version 2).
@@ -85,12 +96,14 @@ pub(super) async fn pieces_and_beyond(
     let at = at.or(snapshot);
     let mut promised = BTreeMap::new();
     for (name, digest) in &manifest.digest.partitions {
-        promised.insert(name.clone(), Promise { rows: (!early).then_some(digest.rows), set: None });
+        // Who did not look for older rows may have counted them.
+        let rows = digest.older_rows.and((!early).then_some(digest.rows));
+        promised.insert(name.clone(), Promise { rows, set: None });
     }
     let everywhere = deletes_of(backup, &info.l0_segments, at).await?;
     let mut deltas_beyond = deltas_of(&info.l0_segments)?;
     let row_bytes = collection.schema.estimated_row_bytes() as u64;
-    let mut pieces = Vec::new();
+    let mut together: BTreeMap<String, Vec<SegmentPlan>> = BTreeMap::new();
     for partition in &info.partition_backups {
         let name = if collection.has_partition_key() { ALL_PARTITIONS } else { &partition.partition_name }.to_owned();
         promised.entry(name.clone()).or_default();
@@ -103,16 +116,25 @@ pub(super) async fn pieces_and_beyond(
         segments.sort_unstable_by_key(|segment| segment.segment_id);
         for segment in segments {
             segment.require_known()?;
-            let plan = plan(&segment, Arc::clone(&beyond), at)?;
+            together.entry(name.clone()).or_default().push(plan(&segment, Arc::clone(&beyond), at)?);
+        }
+    }
+    let mut pieces = Vec::new();
+    for (name, plans) in together {
+        let none_is_older =
+            !early && manifest.digest.partitions.get(&name).is_some_and(|digest| digest.older_rows == Some(0));
+        let newest = OnceCell::new_with(none_is_older.then(Arc::default));
+        let together = Arc::new(Together { plans, newest });
+        pieces.extend(together.plans.iter().enumerate().map(|(index, plan)| {
             let rows = plan.promised.unwrap_or_default();
-            pieces.push(Piece {
+            Piece {
                 partition: name.clone(),
                 rows,
                 bytes: rows.saturating_mul(row_bytes),
-                file_bytes: u64::try_from(segment.size).unwrap_or_default(),
-                source: Kinds::Segment(Arc::new(plan)),
-            });
-        }
+                file_bytes: plan.file_bytes,
+                source: Kinds::Segment(Arc::clone(&together), index),
+            }
+        }));
     }
     Ok((Pieces { all: pieces, promised, in_key_order: false }, deltas_beyond))
 }
@@ -128,6 +150,7 @@ fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<Seg
     Ok(SegmentPlan {
         segment: info.segment_id,
         promised: u64::try_from(info.num_of_rows).ok(),
+        file_bytes: u64::try_from(info.size).unwrap_or_default(),
         fields,
         is_packed: info.storage_version >= PACKED,
         deltas: deltas(info)?,
@@ -172,6 +195,27 @@ fn corrupted(file: &str, what: String) -> Error {
     Error::new(Kind::BackupCorrupted, what).with("failed_files", vec![file])
 }
 
+impl Together {
+    /// See [`Piece::known_newest`].
+    pub(super) fn known_newest(&self) -> Option<&Newest> {
+        self.newest.get().map(|newest| &**newest)
+    }
+
+    /// See [`Piece::newest`].
+    pub(super) async fn newest(&self, backup: &Backup, schema: &CollectionSchema, proven: bool) -> Result<Arc<Newest>> {
+        let look = async || {
+            let wanted = Wanted { schema: schema.clone(), columns: Some(Vec::new()), filter: None };
+            let open = |index: usize| {
+                let opened = self.plans[index].open(backup, &wanted, proven);
+                opened.map_ok(|(files, living)| (files, living.deletes)).boxed()
+            };
+            let at = self.plans.first().and_then(|plan| plan.at);
+            newest::among(self.plans.len(), schema, at, open).await.map(|(newest, _)| Arc::new(newest))
+        };
+        self.newest.get_or_try_init(look).await.cloned()
+    }
+}
+
 impl SegmentPlan {
     pub(super) fn paths(&self) -> impl Iterator<Item = &RelativePath> {
         self.fields.values().flatten().chain(&self.deltas)
@@ -202,7 +246,8 @@ impl SegmentPlan {
         &self.deltas
     }
 
-    pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<Opened> {
+    /// Gets at its files, and at what decides which of its rows live but for newer ones of their keys.
+    pub(super) async fn open(&self, backup: &Backup, wanted: &Wanted, proven: bool) -> Result<(SegmentFiles, Living)> {
         let schema = &wanted.schema;
         let key = schema.primary_key()?.id;
         let chosen = |name: &String| wanted.columns.as_ref().is_none_or(|columns| columns.contains(name));
@@ -220,6 +265,6 @@ impl SegmentPlan {
             fields.insert(*field, files(backup, paths, proven).await?);
         }
         let files = SegmentFiles { segment: self.segment, promised: self.promised, fields };
-        Ok(Opened::Segment { files, deletes: Arc::new(deletes), at })
+        Ok((files, Living { deletes: Arc::new(deletes), at, newest: Arc::default() }))
     }
 }

@@ -1,0 +1,59 @@
+//! Looking for keys that several rows of a partition share, in the files of its segments.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::read::{EXAMPLES, blocking};
+use crate::binlog::newest::Search;
+use crate::binlog::{Deletes, Newest, Segment, SegmentFiles};
+use crate::error::Result;
+use crate::schema::CollectionSchema;
+
+/// Of each key that several rows share, the row that counts; and how many rows live at `at`, older ones among them.
+///
+/// `open` gets at the files of a segment's keys and timestamps and at the deletes that hold for it, by the segment's index
+/// and more than once.
+///
+/// # Errors
+/// [`crate::error::Kind::BackupCorrupted`] where a file is not what Milvus writes.
+pub(super) async fn among<'f>(
+    segments: usize,
+    schema: &CollectionSchema,
+    at: Option<u64>,
+    open: impl Fn(usize) -> BoxFuture<'f, Result<(SegmentFiles, Arc<Deletes>)>>,
+) -> Result<(Newest, u64)> {
+    let mut search = Search::default();
+    while search.goes_on() {
+        for segment in 0..segments {
+            let (files, deletes) = open(segment).await?;
+            let schema = schema.clone();
+            let look = move || {
+                search.take(Segment::open(files, &schema)?, &schema, deletes, at)?;
+                Ok(search)
+            };
+            search = blocking(look).await?;
+        }
+        let turn = move || {
+            search.turn();
+            Ok(search)
+        };
+        search = blocking(turn).await?;
+    }
+    Ok(search.found())
+}
+
+/// What there is to say of a partition's rows that do not count, if there are any.
+pub(super) fn told(partition: &str, newest: &Newest) -> Option<String> {
+    let older = newest.older_rows();
+    if older == 0 {
+        return None;
+    }
+    let examples = newest.examples(EXAMPLES + 1);
+    let more = if examples.len() > EXAMPLES { ", …" } else { "" };
+    let examples = examples.iter().take(EXAMPLES).map(|(key, rows)| format!("{key} ({rows} times)"));
+    let examples = examples.collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "partition {partition}: {older} rows have a newer one with the same primary key, which is taken in their place: {examples}{more}"
+    ))
+}
