@@ -47,8 +47,8 @@ class BackupParams(Model):
         resume: Whether to go on with what an unfinished backup of the same collection with the same parameters has
             read. Otherwise that is cleared away.
         duplicates: What to do where several rows have one primary key: `fail`, naming them, or `collapse` them, with a
-            warning, to the newest, or, with rows from the server's answers, to the one that it shows. Native backups hold
-            them all, and the newest is read of each.
+            warning, to the newest, or, with rows from the server's answers, to the one that it shows. Native backups
+            hold them all, and the newest is read of each.
         source: Where the rows of a Parquet backup come from: `query`, the server's answers; `binlogs`, the files that
             Milvus keeps, which `milvus_storage` names: a true snapshot, with nothing loaded; `auto`, the files where
             `milvus_storage` is set and they can be read, else the answers. Native backups are the files in any case.
