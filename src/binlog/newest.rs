@@ -8,8 +8,9 @@
 //! Keys are looked for without holding them. A first pass holds a hash of each; where they are more than fit, a pass each
 //! for every half, quarter, eighth of them. A last pass, where hashes came twice, tells rows apart by their keys.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -44,10 +45,13 @@ struct Row {
 
 impl Row {
     fn or_newer(&mut self, other: Self) {
-        self.rows += 1;
-        if other.time > self.time {
-            *self = Self { rows: self.rows, ..other };
+        // Rows come in any order.
+        let place = |row: &Self| (Reverse(row.time), row.segment, row.index);
+        let rows = self.rows + 1;
+        if place(&other) < place(self) {
+            *self = other;
         }
+        self.rows = rows;
     }
 }
 
@@ -134,7 +138,7 @@ fn hashes(keys: &ArrayRef) -> Option<Box<dyn Iterator<Item = u64> + '_>> {
     Some(Box::new((0..texts.len()).map(|row| xxh3_64(texts.value(row).as_bytes()))))
 }
 
-/// Looks for keys that several rows share: takes the same segments again and again, each time in the same order.
+/// Looks for keys that several rows share: takes the same segments again and again, side by side and in any order.
 ///
 /// ```
 /// use milvault::binlog::newest::Search;
@@ -147,7 +151,10 @@ fn hashes(keys: &ArrayRef) -> Option<Box<dyn Iterator<Item = u64> + '_>> {
 /// let (newest, rows) = search.found();
 /// assert!(newest.is_empty() && rows == 0);
 /// ```
-pub struct Search {
+#[derive(Default)]
+pub struct Search(Mutex<State>);
+
+struct State {
     most: usize,
     /// Hashes are told apart by their remainder to this power of two; each pass has those of one remainder.
     parts: u64,
@@ -167,16 +174,10 @@ enum Pass {
     Done,
 }
 
-impl Default for Search {
+impl Default for State {
     fn default() -> Self {
-        Self::holding(MOST_HASHES)
-    }
-}
-
-impl Search {
-    fn holding(most: usize) -> Self {
         Self {
-            most,
+            most: MOST_HASHES,
             parts: 1,
             pass: Pass::Hashes(0),
             hashes: Vec::new(),
@@ -185,11 +186,17 @@ impl Search {
             newest: Newest::default(),
         }
     }
+}
+
+impl Search {
+    fn state(&mut self) -> &mut State {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// Whether the segments are to be taken, once more.
     #[must_use]
-    pub fn goes_on(&self) -> bool {
-        self.pass != Pass::Done
+    pub fn goes_on(&mut self) -> bool {
+        self.state().pass != Pass::Done
     }
 
     /// Takes one of the segments, of which keys and timestamps are needed. `deletes` and `at` are those that decide which
@@ -198,7 +205,7 @@ impl Search {
     /// # Errors
     /// As [`Segment::batches`], and as its batches.
     pub fn take(
-        &mut self,
+        &self,
         segment: Segment,
         schema: &CollectionSchema,
         deletes: Arc<Deletes>,
@@ -206,11 +213,27 @@ impl Search {
     ) -> Result<()> {
         let id = segment.id();
         for batch in segment.keys(schema, deletes, at)? {
-            self.see(&batch?, id).ok_or_else(|| internal("keys of another type"))?;
+            let batch = batch?;
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            state.see(&batch, id).ok_or_else(|| internal("keys of another type"))?;
         }
         Ok(())
     }
 
+    /// All segments were taken.
+    pub fn turn(&mut self) {
+        self.state().turn();
+    }
+
+    /// The keys that several rows share, and how many rows live, older ones among them.
+    #[must_use]
+    pub fn found(self) -> (Newest, u64) {
+        let state = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (state.newest, state.rows)
+    }
+}
+
+impl State {
     fn see(&mut self, batch: &KeyBatch, segment: i64) -> Option<()> {
         match self.pass {
             Pass::Hashes(part) => {
@@ -252,8 +275,7 @@ impl Search {
         self.hashes.dedup();
     }
 
-    /// All segments were taken.
-    pub fn turn(&mut self) {
+    fn turn(&mut self) {
         self.pass = match self.pass {
             Pass::Hashes(part) => {
                 self.sort();
@@ -269,12 +291,6 @@ impl Search {
                 Pass::Done
             }
         };
-    }
-
-    /// The keys that several rows share, and how many rows live, older ones among them.
-    #[must_use]
-    pub fn found(self) -> (Newest, u64) {
-        (self.newest, self.rows)
     }
 }
 
@@ -295,16 +311,22 @@ mod tests {
         batch(Arc::new(Int64Array::from(keys.to_vec())), times)
     }
 
-    fn search(mut search: Search, given: &Given) -> (Newest, u64, u64) {
-        while search.goes_on() {
-            for (segment, batch) in given {
-                search.see(batch, *segment).unwrap();
+    /// What is found of them, in this order and in the opposite one, with so many hashes at once; and in how many parts.
+    fn search(most: usize, given: &Given) -> (Newest, u64, u64) {
+        let search = |given: &mut dyn Iterator<Item = &(i64, KeyBatch)>| {
+            let given: Vec<_> = given.collect();
+            let mut state = State { most, ..State::default() };
+            while state.pass != Pass::Done {
+                for (segment, batch) in &given {
+                    state.see(batch, *segment).unwrap();
+                }
+                state.turn();
             }
-            search.turn();
-        }
-        let parts = search.parts;
-        let (newest, rows) = search.found();
-        (newest, rows, parts)
+            (state.newest, state.rows, state.parts)
+        };
+        let (found, backwards) = (search(&mut given.iter()), search(&mut given.iter().rev()));
+        assert_eq!((&found.0, found.1), (&backwards.0, backwards.1));
+        found
     }
 
     fn older(newest: &Newest, given: &Given) -> Vec<Vec<bool>> {
@@ -314,7 +336,7 @@ mod tests {
     #[test]
     fn of_each_key_the_row_with_the_latest_time_counts_and_the_first_of_one_request() {
         let given = vec![(1, numbers(&[1, 2, 3, 3], &[10, 10, 10, 10])), (2, numbers(&[1, 2, 4, 1], &[9, 11, 5, 12]))];
-        let (newest, rows, _) = search(Search::default(), &given);
+        let (newest, rows, _) = search(MOST_HASHES, &given);
         assert_eq!((rows, newest.older_rows()), (8, 4));
         assert_eq!(older(&newest, &given), [[true, true, false, true], [true, false, false, false]]);
         let examples = newest.examples(2);
@@ -325,7 +347,7 @@ mod tests {
     fn rows_that_do_not_live_hide_no_others() {
         let mut given = vec![(1, numbers(&[1, 2], &[10, 10])), (2, numbers(&[1, 2], &[20, 20]))];
         given[1].1.lives = vec![false, true];
-        let (newest, rows, _) = search(Search::default(), &given);
+        let (newest, rows, _) = search(MOST_HASHES, &given);
         assert_eq!((rows, newest.older_rows()), (3, 1));
         assert_eq!(older(&newest, &given), [[false, true], [false, false]]);
     }
@@ -334,7 +356,7 @@ mod tests {
     fn texts_are_told_apart_as_numbers_are() {
         let texts = |keys: &[&str]| Arc::new(StringArray::from(keys.to_vec())) as ArrayRef;
         let given = vec![(1, batch(texts(&["a", "", "b"]), &[1, 2, 3])), (2, batch(texts(&["b", "c"]), &[1, 2]))];
-        let (newest, rows, _) = search(Search::default(), &given);
+        let (newest, rows, _) = search(MOST_HASHES, &given);
         assert_eq!((rows, newest.older_rows()), (5, 1));
         assert_eq!(older(&newest, &given), [vec![false, false, false], vec![true, false]]);
         assert_eq!(newest.examples(3), [(Value::from("b"), 2)]);
@@ -352,10 +374,10 @@ mod tests {
             (2, numbers(&second, &times(10_000, 5000))),
             (3, numbers(&same, &times(20_000, 1000))),
         ];
-        let (whole, rows, parts) = search(Search::default(), &given);
+        let (whole, rows, parts) = search(MOST_HASHES, &given);
         assert_eq!((rows, parts, whole.older_rows()), (11_000, 1, 1667 + 1000));
         for most in [64, 1000, 4096] {
-            let (in_parts, rows, parts) = search(Search::holding(most), &given);
+            let (in_parts, rows, parts) = search(most, &given);
             assert!(parts > 1 && rows == 11_000, "{most}: {parts} parts, {rows} rows");
             assert_eq!(in_parts, whole, "{most}");
         }
@@ -364,7 +386,7 @@ mod tests {
     #[test]
     fn without_keys_that_are_shared_one_pass_is_enough() {
         let mut search = Search::default();
-        search.see(&numbers(&[1, 2, 3], &[1, 1, 1]), 1).unwrap();
+        search.state().see(&numbers(&[1, 2, 3], &[1, 1, 1]), 1).unwrap();
         search.turn();
         assert!(!search.goes_on() && search.found().0.is_empty());
     }

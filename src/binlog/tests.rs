@@ -108,7 +108,7 @@ fn rows_that_live_are_counted_by_keys_and_times_alone() {
             let (mut files, deltas) = files(segment);
             files.fields.retain(|field, _| [1, 100].contains(field));
             let deletes = Arc::new(Deletes::read(&deltas, None).unwrap());
-            let mut search = Search::default();
+            let search = Search::default();
             let segment = Segment::open(files, &collection.schema).unwrap();
             search.take(segment, &collection.schema, deletes, None).unwrap();
             *living.entry(partition.partition_name.as_str()).or_default() += search.found().1;

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt;
 use futures::future::BoxFuture;
 
 use super::read::{EXAMPLES, blocking};
 use crate::binlog::newest::Search;
 use crate::binlog::{Deletes, Newest, Segment, SegmentFiles};
-use crate::error::Result;
+use crate::error::{Result, internal};
 use crate::schema::CollectionSchema;
+
+/// Segments that are looked at side by side.
+const AT_ONCE: usize = 4;
 
 /// Of each key that several rows share, the row that counts; and how many rows live at `at`, older ones among them.
 ///
@@ -25,15 +29,14 @@ pub(super) async fn among<'f>(
 ) -> Result<(Newest, u64)> {
     let mut search = Search::default();
     while search.goes_on() {
-        for segment in 0..segments {
+        let shared = Arc::new(search);
+        let look = async |segment: usize| {
             let (files, deletes) = open(segment).await?;
-            let schema = schema.clone();
-            let look = move || {
-                search.take(Segment::open(files, &schema)?, &schema, deletes, at)?;
-                Ok(search)
-            };
-            search = blocking(look).await?;
-        }
+            let (schema, search) = (schema.clone(), Arc::clone(&shared));
+            blocking(move || search.take(Segment::open(files, &schema)?, &schema, deletes, at)).await
+        };
+        futures::stream::iter((0..segments).map(Ok)).try_for_each_concurrent(AT_ONCE, look).await?;
+        search = Arc::into_inner(shared).ok_or_else(|| internal("a segment is still looked at"))?;
         let turn = move || {
             search.turn();
             Ok(search)

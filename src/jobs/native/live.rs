@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
 use super::bring::Done;
@@ -20,6 +20,9 @@ use crate::parquet::Source;
 use crate::repository::Attempt;
 use crate::repository::manifest::PartitionDigest;
 use crate::schema::Collection;
+
+/// Partitions that are looked at side by side.
+const AT_ONCE: usize = 4;
 
 /// What lives in a partition.
 pub(super) struct Alive {
@@ -52,15 +55,14 @@ pub(super) async fn rows(
         numbers.entry(counted_as(collection, name)).or_default().push(*number);
     }
     let (beyond, segments): (Vec<_>, Vec<_>) = segments.iter().partition(|files| files.segment.is_level_zero);
-    let mut alive = BTreeMap::new();
-    for (name, numbers) in numbers {
+    let of_partition = async |(name, numbers): (String, Vec<i64>)| {
         let all: Vec<&SegmentFiles> =
             segments.iter().filter(|files| numbers.contains(&files.segment.partition)).copied().collect();
         let open = |index: usize| open(collection, at, (attempt, done), all[index], &beyond).boxed();
         let (newest, rows) = newest::among(all.len(), &collection.schema, Some(at), open).await?;
-        alive.insert(name, Alive { rows: rows - newest.older_rows(), newest });
-    }
-    Ok(alive)
+        Ok((name, Alive { rows: rows - newest.older_rows(), newest }))
+    };
+    futures::stream::iter(numbers).map(of_partition).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// The keys and timestamps of a segment, and the deletes that hold for it; `beyond` are segments that have nothing else,
