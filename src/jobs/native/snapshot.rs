@@ -15,8 +15,10 @@ use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, Segment, SegmentState};
 use crate::repository::names::now;
 
-/// How often a moment is taken, where compaction keeps replacing segments.
+/// How often a moment is taken at least, and for how long, where compaction keeps replacing segments: each flush gives it
+/// something to do, and the longer a server takes for two of them, the likelier it is done in between.
 const TRIES: u32 = 5;
+const TRYING: Duration = Duration::from_secs(120);
 /// How long sealed segments are waited for after a flush.
 const SEALED_LIMIT: Duration = Duration::from_secs(60);
 
@@ -39,7 +41,10 @@ pub struct Moment {
 /// [`Kind::InvalidArgument`] where a server has no binlogs; [`Kind::Server`] where it tells no timestamp, or compaction
 /// does not come to rest.
 pub async fn take(collections: &[(Client, String)]) -> Result<Vec<Moment>> {
-    for attempt in 1..=TRIES {
+    let begun = Instant::now();
+    let mut tries = 0;
+    while tries < TRIES || begun.elapsed() < TRYING {
+        tries += 1;
         let started_at = now();
         let mut known = Vec::new();
         for (client, name) in collections {
@@ -63,13 +68,13 @@ pub async fn take(collections: &[(Client, String)]) -> Result<Vec<Moment>> {
         if !replaced {
             return Ok(moments);
         }
-        tracing::info!(attempt, "compaction replaced segments while a snapshot was taken: it is taken again");
+        tracing::info!(tries, "compaction replaced segments while a snapshot was taken: it is taken again");
     }
     let names: Vec<&str> = collections.iter().map(|(_, name)| name.as_str()).collect();
     Err(Error::new(
         Kind::Server,
         format!(
-            "compaction replaced segments of {} each of the {TRIES} times that a snapshot was taken, so none of them is \
+            "compaction replaced segments of {} each of the {tries} times that a snapshot was taken, so none of them is \
              sure to be of one moment. Try again when it has come to rest",
             names.join(", ")
         ),
