@@ -25,9 +25,15 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` loopback ports that nothing listens on, below the range that outgoing connections are given."""
+    """`count` loopback ports that nothing listens on, below the range that outgoing connections are given.
+
+    Each worker of a test run picks its own: servers bind their ports a while after they were picked, and three workers
+    that start theirs together would now and then pick the same.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    own = range(20_000 + 3_000 * worker, 23_000 + 3_000 * worker)
     picked: dict[int, socket.socket] = {}
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 4_000):
+    for port in random.SystemRandom().sample(own, len(own)):
         if len(picked) == count:
             break
         probe = socket.socket()
@@ -39,7 +45,7 @@ def free_ports(count: int) -> list[int]:
     for probe in picked.values():
         probe.close()
     if len(picked) < count:
-        raise RuntimeError(f"found only {len(picked)} of {count} free ports between 20000 and 32000")
+        raise RuntimeError(f"found only {len(picked)} of {count} free ports in {own}")
     return list(picked)
 
 
