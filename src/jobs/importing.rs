@@ -69,12 +69,6 @@ impl Place {
         if rows.partitions().iter().flat_map(|name| rows.pieces(name)).any(|piece| piece.import_folders().is_none()) {
             return Err(refused("its segments have no folders of their own, or deletes that hold for several of them"));
         }
-        let older = rows.older(backup).await?;
-        if older > 0 {
-            return Err(refused(&format!(
-                "{older} of its rows have a newer one with the same primary key, and an import brings both, of which Milvus shows the older"
-            )));
-        }
         let storage = session.milvus_storage()?;
         let folder = as_the_server_sees(&storage, backup).ok_or_else(|| {
             refused("the server reads files of its own storage alone, and the repository is on neither the same disk nor in the same bucket")
@@ -83,6 +77,12 @@ impl Place {
             if let Some(stray) = backup.stray_in(&folder).await? {
                 return Err(refused(&format!("{stray} is no file of it, and the server would import that too")));
             }
+        }
+        let older = rows.older(backup).await?;
+        if older > 0 {
+            return Err(refused(&format!(
+                "{older} of its rows have a newer one with the same primary key, and an import brings them all, of which Milvus may show any"
+            )));
         }
         let until = match backup.manifest().snapshot.timestamp {
             Some(timestamp) if rows.hold_later_ones(backup).await? => Some(timestamp >> 18),

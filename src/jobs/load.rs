@@ -106,19 +106,20 @@ impl Rows {
     /// As reading them.
     pub(super) async fn older(&self, backup: &Backup) -> Result<u64> {
         let mut older = 0;
-        for name in self.promised.keys() {
-            if let Some(piece) = self.pieces.iter().find(|piece| piece.partition == *name) {
-                older += piece.newest(backup, &self.wanted.schema, self.proven).await?.older_rows();
-            }
+        for piece in self.firsts() {
+            older += piece.newest(backup, &self.wanted.schema, self.proven).await?.older_rows();
         }
         Ok(older)
     }
 
     /// What there is to say of those rows, once the others were read.
     pub(super) fn told_of_older(&self) -> Vec<String> {
-        let piece = |name: &String| self.pieces.iter().find(|piece| piece.partition == *name);
-        let told = |name: &String| newest::told(name, piece(name)?.known_newest()?);
-        self.promised.keys().filter_map(told).collect()
+        self.firsts().filter_map(|piece| newest::told(&piece.partition, piece.known_newest()?)).collect()
+    }
+
+    /// A piece of each partition that has any.
+    fn firsts(&self) -> impl Iterator<Item = &Piece> {
+        self.promised.keys().filter_map(|name| self.pieces.iter().find(|piece| piece.partition == *name))
     }
 
     /// Whether some are chosen by a filter.

@@ -307,7 +307,7 @@ impl<'a> Reader<'a> {
         }
         let examples = examples(&found.keys);
         if policy == DuplicatePolicy::Fail {
-            return Err(repeated_keys(self.collection, partition, &found.keys, found.partial));
+            return Err(repeated_keys(self.collection, partition, (&found.keys, found.partial), "Milvus shows"));
         }
         let extra: u64 = found.keys.iter().map(|(_, times)| times - 1).sum();
         let all = read.set.rows + extra;
@@ -355,14 +355,20 @@ fn examples(keys: &[(Key, u64)]) -> String {
     keys.iter().take(EXAMPLES).map(|(key, times)| format!("{key} ({times} times)")).collect::<Vec<_>>().join(", ")
 }
 
-/// Keys occur more than once, and nobody has said which of their rows is meant. `is_partial` where there may be more.
-pub(super) fn repeated_keys(collection: &Collection, partition: &str, keys: &[(Key, u64)], is_partial: bool) -> Error {
+/// Keys occur more than once, and nobody has said which of their rows is meant. `is_partial` where there may be more;
+/// `kept` says which row of each would be.
+pub(super) fn repeated_keys(
+    collection: &Collection,
+    partition: &str,
+    (keys, is_partial): (&[(Key, u64)], bool),
+    kept: &str,
+) -> Error {
     let (examples, more) = (examples(keys), if is_partial { " and maybe more" } else { "" });
     Error::new(
         Kind::Backup,
         format!(
             "partition {partition} of '{}' holds rows with the same primary key, of which Milvus shows but one each: {examples}{more}. \
-             Delete them, or back up with duplicates=\"collapse\" to keep the row that Milvus shows",
+             Delete them, or back up with duplicates=\"collapse\" to keep the row that {kept}",
             collection.name
         ),
     )

@@ -237,7 +237,7 @@ impl Taken<'_> {
             .iter()
             .map(|partition| (partition.partition_name.clone(), partition.partition_id))
             .collect();
-        let alive = live::rows(collection, &partitions, (segments, at), attempt, &done).await?;
+        let alive = live::rows(collection, &partitions, (segments, at), attempt).await?;
         warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
         warnings.push(format!(
             "taken in from {}, which milvus-backup made: it was proven as it was found, not as it was made",

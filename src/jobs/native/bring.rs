@@ -201,14 +201,6 @@ impl Done {
         self.lock().get(&file.to).map(|(_, told)| told.clone())
     }
 
-    /// Whether a file that has been brought holds values of a field.
-    pub fn has(&self, file: &LogFile, field: i64) -> bool {
-        match self.lock().get(&file.to).and_then(|(_, told)| told.fields.as_ref()) {
-            Some(fields) => fields.contains(&field),
-            None => file.field == field,
-        }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RelativePath, (u64, Told)>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,7 +279,6 @@ mod tests {
         for (file, rows) in [(2, 3), (3, 4)] {
             tell(file, &[100], rows);
         }
-        assert!(done.has(&segment.inserts[0], TIMESTAMP_FIELD) && !done.has(&segment.inserts[2], TIMESTAMP_FIELD));
         check_rows(&films(), &segment, &done).unwrap();
         let removed = segment.inserts.pop();
         let error = check_rows(&films(), &segment, &done).unwrap_err();

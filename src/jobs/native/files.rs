@@ -3,9 +3,11 @@
 //! Where the server tells which files a segment is made of, others in its folder are none of it: left of an upload that
 //! was tried again, or not written to its end.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, TryStreamExt};
 
-use crate::binlog::layout::NEWEST_STORAGE;
+use crate::binlog::layout::{NEWEST_STORAGE, PACKED};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Segment, SegmentLogs};
 use crate::repository::store::{FileKind, FileMeta};
@@ -54,6 +56,26 @@ impl SegmentFiles {
     /// All its files.
     pub fn all(&self) -> impl Iterator<Item = &LogFile> {
         self.inserts.iter().chain(&self.deletes)
+    }
+
+    /// The files that tell these fields of its rows: theirs, or all of them where a file has several fields, and where
+    /// fields have different numbers of files, as only all together show which are left of an upload that was tried again.
+    pub fn inserts_of(&self, fields: &[i64]) -> impl Iterator<Item = &LogFile> {
+        let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
+        for file in &self.inserts {
+            *counts.entry(file.field).or_default() += 1;
+        }
+        let mut counts = counts.into_values();
+        let first = counts.next();
+        let all = self.segment.storage_version >= PACKED || counts.any(|count| Some(count) != first);
+        self.inserts.iter().filter(move |file| all || fields.contains(&file.field))
+    }
+
+    /// The files of the deletes that hold for it: its own, and those of segments that have nothing else and hold for all of
+    /// its partition, or of all partitions.
+    pub fn deletes_with<'a>(&'a self, beyond: &'a [&Self]) -> impl Iterator<Item = &'a LogFile> {
+        let holds = |other: &&&Self| [ALL, self.segment.partition].contains(&other.segment.partition);
+        self.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes))
     }
 
     /// Whether all are there that the server names.

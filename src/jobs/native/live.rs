@@ -8,7 +8,6 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
-use super::bring::Done;
 use super::counted_as;
 use super::files::{LogFile, SegmentFiles};
 use crate::binlog::segment::TIMESTAMP_FIELD;
@@ -48,7 +47,6 @@ pub(super) async fn rows(
     partitions: &[(String, i64)],
     (segments, at): (&[SegmentFiles], u64),
     attempt: &Attempt,
-    done: &Done,
 ) -> Result<BTreeMap<String, Alive>> {
     let mut numbers: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for (name, number) in partitions {
@@ -58,31 +56,28 @@ pub(super) async fn rows(
     let of_partition = async |(name, numbers): (String, Vec<i64>)| {
         let all: Vec<&SegmentFiles> =
             segments.iter().filter(|files| numbers.contains(&files.segment.partition)).copied().collect();
-        let open = |index: usize| open(collection, at, (attempt, done), all[index], &beyond).boxed();
+        let open = |index: usize| open(collection, at, attempt, all[index], &beyond).boxed();
         let (newest, rows) = newest::among(all.len(), &collection.schema, Some(at), open).await?;
         Ok((name, Alive { rows: rows - newest.older_rows(), newest }))
     };
     futures::stream::iter(numbers).map(of_partition).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-/// The keys and timestamps of a segment, and the deletes that hold for it; `beyond` are segments that have nothing else,
-/// and hold for every segment of their partition, or of all.
+/// The keys and timestamps of a segment, and the deletes that hold for it, some of which are `beyond` it.
 async fn open(
     collection: &Collection,
     at: u64,
-    (attempt, done): (&Attempt, &Done),
+    attempt: &Attempt,
     files: &SegmentFiles,
     beyond: &[&SegmentFiles],
 ) -> Result<(binlog::SegmentFiles, Arc<Deletes>)> {
     let mut logs = Vec::new();
-    let holds = |other: &&&SegmentFiles| [-1, files.segment.partition].contains(&other.segment.partition);
-    for file in files.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes)) {
+    for file in files.deletes_with(beyond) {
         logs.push(open_file(attempt, file).await?);
     }
     let key = collection.schema.primary_key()?.id;
     let mut fields: BTreeMap<i64, Vec<binlog::LogFile>> = BTreeMap::new();
-    let has = |file: &&LogFile| [key, TIMESTAMP_FIELD].into_iter().any(|field| done.has(file, field));
-    for file in files.inserts.iter().filter(has) {
+    for file in files.inserts_of(&[key, TIMESTAMP_FIELD]) {
         fields.entry(file.field).or_default().push(open_file(attempt, file).await?);
     }
     let promised = Some(files.segment.rows);

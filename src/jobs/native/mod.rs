@@ -245,14 +245,14 @@ async fn write(
         contents = plan.contents(None).await?;
         planned += 1;
     }
-    describe(plan, &contents, request, (attempt, &done), control).await
+    describe(plan, &contents, request, attempt, control).await
 }
 
 async fn describe(
     plan: &Plan,
     contents: &Contents,
     request: &BackupRequest,
-    (attempt, done): (&Attempt, &Done),
+    attempt: &Attempt,
     control: &Control,
 ) -> Result<(Manifest, Vec<String>)> {
     let (collection, moment, segments) = (&plan.collection, &contents.moment, &contents.segments);
@@ -260,7 +260,7 @@ async fn describe(
     control.enter(Phase::Counting);
     let wanted = plan.identity.partitions.iter().filter(|partition| plan.partitions.contains(&partition.name));
     let partitions: Vec<_> = wanted.map(|partition| (partition.name.clone(), partition.id)).collect();
-    let alive = live::rows(collection, &partitions, (segments, moment.timestamp), attempt, done).await?;
+    let alive = live::rows(collection, &partitions, (segments, moment.timestamp), attempt).await?;
     let rows: u64 = alive.values().map(|alive| alive.rows).sum();
     warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
     if rows == 0 {

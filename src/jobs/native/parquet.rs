@@ -11,7 +11,7 @@ use futures::FutureExt;
 
 use super::files::SegmentFiles;
 use super::{Contents, Plan, counted_as, stored};
-use crate::binlog::layout::{NEWEST_STORAGE, PACKED};
+use crate::binlog::layout::NEWEST_STORAGE;
 use crate::binlog::segment::TIMESTAMP_FIELD;
 use crate::binlog::{self, Deletes, Living, Newest};
 use crate::digest::SetDigest;
@@ -175,17 +175,13 @@ async fn open(
     beyond: &[&SegmentFiles],
     keys_alone: bool,
 ) -> Result<(binlog::SegmentFiles, Vec<binlog::LogFile>)> {
-    let mut files = files.clone();
-    if keys_alone && files.segment.storage_version < PACKED {
-        let needed = [plan.collection.schema.primary_key()?.id, TIMESTAMP_FIELD];
-        files.inserts.retain(|file| needed.contains(&file.field));
-    }
-    let (segment, mut deltas) = stored::open_segment(&plan.storage, &files).await?;
-    let holds = |other: &&&SegmentFiles| [-1, files.segment.partition].contains(&other.segment.partition);
-    for file in beyond.iter().filter(holds).flat_map(|other| &other.deletes) {
-        deltas.push(stored::open(&plan.storage, file).await?);
-    }
-    Ok((segment, deltas))
+    let inserts = if keys_alone {
+        files.inserts_of(&[plan.collection.schema.primary_key()?.id, TIMESTAMP_FIELD]).cloned().collect()
+    } else {
+        files.inserts.clone()
+    };
+    let deletes = files.deletes_with(beyond).cloned().collect();
+    stored::open_segment(&plan.storage, &SegmentFiles { segment: files.segment.clone(), inserts, deletes }).await
 }
 
 /// The living rows of segments, in sorted runs.
@@ -273,5 +269,5 @@ async fn merged(
         return Ok(set);
     }
     let is_partial = repeated.len() > read::EXAMPLES;
-    Err(read::repeated_keys(&plan.collection, partition, &repeated, is_partial))
+    Err(read::repeated_keys(&plan.collection, partition, (&repeated, is_partial), "was written last"))
 }

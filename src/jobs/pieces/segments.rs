@@ -260,8 +260,13 @@ impl SegmentPlan {
         if !self.beyond.is_empty() {
             deletes.merge(&self.beyond);
         }
+        // Where fields have different numbers of files, only all together show which are left of an upload that was tried
+        // again.
+        let mut counts = self.fields.values().map(Vec::len);
+        let first = counts.next();
+        let all = self.is_packed || counts.any(|count| Some(count) != first);
         let mut fields = BTreeMap::new();
-        for (field, paths) in self.fields.iter().filter(|(field, _)| self.is_packed || needed.contains(field)) {
+        for (field, paths) in self.fields.iter().filter(|(field, _)| all || needed.contains(field)) {
             fields.insert(*field, files(backup, paths, proven).await?);
         }
         let files = SegmentFiles { segment: self.segment, promised: self.promised, fields };

@@ -1,0 +1,44 @@
+"""The moment that a native backup shows, where Milvus's compaction does not come to rest."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+from tests.conftest import Milvus
+from tests.faults.proxy import Call, proxy_to
+from tests.recipes import create, plain
+
+pytestmark = [pytest.mark.server]
+
+
+@pytest.mark.parametrize("replaced", [1, 8])
+async def test_a_moment_is_tried_as_long_as_compaction_replaces_segments(replaced, server, native, name):
+    """Segments are named before the first flush that are gone after the second, so many times in a row."""
+    create(server.client, name, plain(60))
+    flushes, lock = 0, threading.Lock()
+
+    def flush(call: Call) -> bytes:
+        nonlocal flushes
+        with lock:
+            flushes += 1
+        return call.forward()
+
+    def one_more(call: Call) -> bytes:
+        told = milvus_pb2.GetPersistentSegmentInfoResponse.FromString(call.forward())
+        with lock:
+            tried, half = divmod(flushes, 2)
+        if not half and tried < replaced:
+            told.infos.add(segmentID=10_000 + tried, num_rows=1, state=common_pb2.SegmentState.Flushed)
+        return told.SerializeToString()
+
+    with proxy_to(server.uri) as proxy:
+        proxy.add("Flush", flush, times=None)
+        proxy.add("GetPersistentSegmentInfo", one_more, times=None)
+        async with native(milvus=Milvus(proxy.uri, "server", server.client)) as manager:
+            made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.row_count == 60
+    assert flushes == 2 * (replaced + 1)
