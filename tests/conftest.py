@@ -30,6 +30,13 @@ SOAK = os.environ.get("MILVAULT_SOAK") == "1"
 STAGING = re.compile(r"mv_[0-9a-f]{8}")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows why a test was tried again: by itself pytest tells only that it was."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"tried again: {report.nodeid} ({report.when})", sep="-")
+        terminalreporter.write_line(report.longreprtext)
+
+
 @dataclass(frozen=True)
 class Milvus:
     """One Milvus for a test: where it is, which kind, and pymilvus's client on it."""

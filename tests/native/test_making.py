@@ -347,7 +347,8 @@ async def test_a_file_that_goes_while_it_is_copied_means_another_moment(server, 
         # Slowly, so that the last file goes before it is its turn.
         made = await manager.create_backup(name, BackupParams(bandwidth_limit_mib=0.2), progress=watch)
     made.raise_for_error()
-    assert phases.count("writing") == 2, phases
+    # What the second round has left to copy may be written between two looks at the progress; a flush is not.
+    assert ("writing", "flushing") in itertools.pairwise(phases), phases
     assert alive(made.storage_path, KEY, made.metadata.snapshot["timestamp"]) == list(range(3000))
     assert set(json_file(made.storage_path, "checksums.json")["files"]) == {
         path for path in files_under(Path(made.storage_path)) if "/" in path or path == "schema.json"
