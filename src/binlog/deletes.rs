@@ -136,6 +136,12 @@ impl Deletes {
         self.numbers.len() + self.texts.len()
     }
 
+    /// When the last of them came; 0 where there are none.
+    #[must_use]
+    pub fn latest(&self) -> u64 {
+        self.numbers.values().chain(self.texts.values()).copied().max().unwrap_or(0)
+    }
+
     /// Of each row, whether it was deleted after it was written.
     pub(super) fn mask(&self, keys: &ArrayRef, times: &[u64]) -> Option<Vec<bool>> {
         if let Some(numbers) = keys.as_primitive_opt::<Int64Type>() {

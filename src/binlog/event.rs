@@ -5,7 +5,8 @@
 //! descriptor: collection, partition, segment and field (i64 each; −1 is no field), the timestamps of the first and last
 //! row (u64), the payload's type (i32, as in [`crate::schema::DataType`]), the lengths of post-headers (u8 for each type
 //! of event), and JSON. The data of inserts and deletes begins with two timestamps (u64); the payload follows. Checked on
-//! files of Milvus 2.3.5.
+//! files of Milvus 2.3.5. Read in the public sources of later versions: what their compaction and sorting write has −1 as the
+//! offset of an event's next one, and 0 as the timestamps of the first and last row.
 
 use std::ops::Range;
 
@@ -45,10 +46,8 @@ pub struct Descriptor {
     pub segment: i64,
     /// Milvus's number of the field; −1 for deletes.
     pub field: i64,
-    /// The hybrid timestamp of the earliest row.
-    pub start: u64,
-    /// The hybrid timestamp of the latest row.
-    pub end: u64,
+    /// The hybrid timestamp of the earliest row, and of the latest; the widest span where the file does not tell.
+    pub times: (u64, u64),
     /// The payload's type, as Milvus numbers it.
     pub payload_type: i32,
     /// The hybrid timestamp of the file's own writing.
@@ -109,8 +108,10 @@ impl Header {
     /// Reads the header of the event at `at`, and where the next one begins: behind it, and within the file.
     fn read(bytes: &[u8], at: u64, file_length: u64) -> Option<(Self, u64)> {
         let length = u64::try_from(i32::from_le_bytes(bytes.get(9..13)?.try_into().ok()?)).ok()?;
-        let next = u64::try_from(i32::from_le_bytes(bytes.get(13..17)?.try_into().ok()?)).ok()?;
-        let whole = length >= HEADER && next == at.checked_add(length)? && next <= file_length;
+        let next = at.checked_add(length)?;
+        let said = i32::from_le_bytes(bytes.get(13..17)?.try_into().ok()?);
+        let agrees = said == -1 || u64::try_from(said) == Ok(next);
+        let whole = length >= HEADER && agrees && next <= file_length;
         let time = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
         whole.then_some((Self { time, kind: *bytes.get(8)?, length }, next))
     }
@@ -151,12 +152,18 @@ impl Descriptor {
             partition: long(8)?,
             segment: long(16)?,
             field: long(24)?,
-            start: time(32)?,
-            end: time(40)?,
+            times: told(time(32)?, time(40)?),
             payload_type: i32::from_le_bytes(bytes.get(48..52)?.try_into().ok()?),
             written: 0,
         })
     }
+}
+
+/// The timestamps that a descriptor tells; the widest span where they are none that a row can have.
+#[must_use]
+pub fn told(start: u64, end: u64) -> (u64, u64) {
+    const LOGICAL_BITS: u32 = 18;
+    if end >> LOGICAL_BITS == 0 { (0, u64::MAX) } else { (start, end) }
 }
 
 fn read(source: &Source, range: Range<u64>, name: &str) -> Result<bytes::Bytes> {

@@ -9,6 +9,7 @@
 //! | [`deletes`] | which keys were deleted when |
 //! | [`newest`] | which row counts of a key that several rows share |
 //! | [`segment`] | a segment's rows that live at a time |
+//! | `times` | when the rows of a file were written |
 //! | [`metadata`] | `meta/*.json` of a backup ([`description`]: a collection in it ⇄ our model) |
 //! | [`layout`] | where a segment's files lie in a backup's folder |
 //!
@@ -30,10 +31,12 @@ mod payload;
 pub mod segment;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub use deletes::Deletes;
 pub use newest::Newest;
 pub use segment::{Living, Segment, SegmentBatches, SegmentFiles};
+pub use times::latest;
 
 use crate::parquet::Source;
 

@@ -13,7 +13,6 @@ use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 
-use super::event::damaged;
 use super::payload::guard;
 use super::segment::TIMESTAMP_FIELD;
 use crate::error::Result;
@@ -64,18 +63,6 @@ impl Packed {
             spans.into_iter().fold((u64::MAX, 0), |(low, high), (start, end)| (low.min(start), high.max(end)))
         });
         Ok(Self { columns, rows, times })
-    }
-
-    /// Reads the footer of a file; `None` where it does not begin as one of these.
-    ///
-    /// # Errors
-    /// [`crate::error::Kind::BackupCorrupted`] with `failed_files`; [`crate::error::Kind::Storage`].
-    pub fn open(source: &Source, name: &str) -> Result<Option<Self>> {
-        if !begins(source, name)? {
-            return Ok(None);
-        }
-        let footer = footer(source, name)?;
-        Self::of(&footer).map(Some).map_err(|what| damaged(name, what))
     }
 }
 

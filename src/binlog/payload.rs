@@ -96,10 +96,10 @@ impl LogReader {
         }
     }
 
-    /// The hybrid timestamp of its latest row, at the latest.
+    /// The hybrid timestamp of its latest row, at the latest; `u64::MAX` where nothing tells it but the rows.
     pub(super) fn latest(&self) -> u64 {
         match &self.form {
-            Form::Events(descriptor) => descriptor.end,
+            Form::Events(descriptor) => descriptor.times.1,
             Form::Packed(packed) => packed.times.map_or(0, |(_, end)| end),
         }
     }

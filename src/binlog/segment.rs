@@ -71,6 +71,8 @@ impl Segment {
     /// Opens the files that are needed of a segment of a collection: those of the fields that are asked for later (by
     /// number; in storage version 2 all groups), and the timestamps.
     ///
+    /// One that is promised no rows may have no files.
+    ///
     /// # Errors
     /// [`Kind::BackupCorrupted`] with `failed_files` where a file is damaged or missing, or fields have different rows.
     pub fn open(files: SegmentFiles, schema: &CollectionSchema) -> Result<Self> {
@@ -93,6 +95,9 @@ impl Segment {
             groups.insert(group, readers);
         }
         let mut segment = Self { id: files.segment, groups, is_packed, rows: 0, latest: 0, orphans: Vec::new() };
+        if files.promised == Some(0) && segment.groups.values().all(Vec::is_empty) {
+            return Ok(segment);
+        }
         let timestamps = segment.group_of(TIMESTAMP_FIELD)?.ok_or_else(|| segment.without("timestamps (field 1)"))?;
         segment.align(timestamps, files.promised, schema)?;
         let times = &segment.groups[&timestamps];
@@ -279,7 +284,7 @@ impl Segment {
 }
 
 fn span(log: &LogReader) -> Span {
-    (log.descriptor().map(|said| (said.start, said.end)), log.rows())
+    (log.descriptor().map(|said| said.times), log.rows())
 }
 
 /// Some of a field's rows.

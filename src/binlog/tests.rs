@@ -9,11 +9,15 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use serde_json::Value;
 
+use super::event::EventKind;
 use super::metadata::{self, BackupInfo, SegmentInfo};
 use super::newest::Search;
 use super::*;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/milvus-backup/fx_int");
+
+/// When the last of its rows were written.
+const LAST: u64 = 470_611_627_054_465_025;
 
 pub(super) fn info() -> BackupInfo {
     serde_json::from_slice(&fs::read(format!("{FIXTURE}/{}", metadata::FULL_FILE)).unwrap()).unwrap()
@@ -96,6 +100,71 @@ pub(super) fn assert_rows_that_lived(arranged: impl Fn((SegmentFiles, Vec<LogFil
 #[test]
 fn a_real_backup_gives_exactly_the_rows_that_lived() {
     assert_rows_that_lived(|files| files);
+}
+
+/// A file as the compaction of later versions writes it: no event says where the next one is, and nothing when its rows
+/// were written.
+fn untimed(log: &LogFile) -> LogFile {
+    let mut bytes = fs::read(log.path.replace("binlogs", &format!("{FIXTURE}/binlogs"))).unwrap();
+    bytes[53..69].fill(0);
+    let mut at = 4;
+    while at < bytes.len() {
+        let length = i32::from_le_bytes(bytes[at + 9..at + 13].try_into().unwrap());
+        if at > 4 {
+            bytes[at + 13..at + 17].copy_from_slice(&(-1i32).to_le_bytes());
+        }
+        at += usize::try_from(length).unwrap();
+    }
+    LogFile { path: log.path.clone(), source: bytes::Bytes::from(bytes).into() }
+}
+
+#[test]
+fn files_that_do_not_say_when_their_rows_were_written_give_the_same_rows() {
+    assert_rows_that_lived(|(files, deltas)| {
+        let fields = files.fields.iter().map(|(field, logs)| (*field, logs.iter().map(untimed).collect()));
+        (SegmentFiles { fields: fields.collect(), ..files }, deltas.iter().map(untimed).collect())
+    });
+}
+
+#[test]
+fn of_files_that_do_not_say_it_the_rows_and_deletes_tell_the_latest_time_and_what_came_later() {
+    let info = info();
+    let collection = &info.collection_backups[0];
+    let schema = description::collection(collection).unwrap().schema;
+    for segment in collection.partition_backups.iter().flat_map(|partition| &partition.segment_backups) {
+        let (files, deltas) = files(segment);
+        let inserts = files.fields[&1].iter().map(|log| (log, EventKind::Insert));
+        for (log, kind) in inserts.chain(deltas.iter().map(|log| (log, EventKind::Delete))) {
+            let said = latest(log, kind).unwrap();
+            assert_eq!((latest(&untimed(log), kind).unwrap(), said >> 40), (said, LAST >> 40));
+        }
+        assert_eq!(latest(&untimed(&files.fields[&100][0]), EventKind::Insert).unwrap(), 0);
+        // At a time before its last row it has fewer.
+        let at = latest(&files.fields[&1][0], EventKind::Insert).unwrap() - 1;
+        let rows = |files: SegmentFiles| {
+            let living = Living { at: Some(at), ..Living::default() };
+            let batches = Segment::open(files, &schema).unwrap().batches(&schema, &["pk"], living, 100).unwrap();
+            batches.map(|batch| batch.unwrap().num_rows() as u64).sum::<u64>()
+        };
+        let fields = files.fields.iter().map(|(field, logs)| (*field, logs.iter().map(untimed).collect())).collect();
+        let without = rows(SegmentFiles { fields, ..files });
+        assert_eq!(without, rows(super::tests::files(segment).0));
+        assert!(without < segment.num_of_rows.cast_unsigned());
+    }
+}
+
+#[test]
+fn a_segment_that_is_promised_no_rows_may_have_no_files() {
+    let schema = description::collection(&info().collection_backups[0]).unwrap().schema;
+    for fields in [BTreeMap::new(), BTreeMap::from([(1, Vec::new()), (100, Vec::new())])] {
+        let open = |promised| Segment::open(SegmentFiles { segment: 7, promised, fields: fields.clone() }, &schema);
+        let batches = open(Some(0)).unwrap().batches(&schema, &["pk"], Living::default(), 100).unwrap();
+        assert_eq!(batches.count(), 0);
+        let search = Search::default();
+        search.take(open(Some(0)).unwrap(), &schema, Arc::default(), Some(7)).unwrap();
+        assert_eq!(search.found().1, 0);
+        assert!(open(Some(1)).is_err());
+    }
 }
 
 #[test]

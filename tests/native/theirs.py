@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def make_early(theirs: Path) -> None:
             for log in field["binlogs"]:
                 del log["log_id"]
     (theirs / "meta" / "segment_meta.json").write_text(json.dumps(segments))
+
+
+def make_untimed(folder: Path) -> None:
+    """Makes its files such as the compaction of later servers writes: they do not say when their rows were written."""
+    for file in [file for kind in ("insert_log", "delta_log") for file in folder.glob(f"**/{kind}/**/*")]:
+        if not file.is_file():
+            continue
+        data = bytearray(file.read_bytes())
+        data[53:69] = bytes(16)
+        at = 4
+        while at < len(data):
+            (length,) = struct.unpack_from("<i", data, at + 9)
+            if at > 4:
+                struct.pack_into("<i", data, at + 13, -1)
+            at += length
+        file.unlink()  # it may have other names, of which one is a server's
+        file.write_bytes(data)
 
 
 def _one(folder: Path, pattern: str) -> Path:

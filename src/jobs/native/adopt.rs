@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 use super::bring::{self, Brought, Done};
 use super::files::{LogFile, SegmentFiles};
 use super::{Session, backup, live};
-use crate::binlog::description;
+use crate::binlog::event::EventKind;
 use crate::binlog::layout::NamedFile;
 use crate::binlog::metadata::{BackupInfo, CollectionInfo, SegmentInfo};
+use crate::binlog::{self, description};
 use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::control::{Control, Phase, deadline};
+use crate::jobs::read::blocking;
 use crate::jobs::{foreign, newest, verify, written};
 use crate::milvus::{Segment, SegmentState};
 use crate::repository::manifest::Manifest;
@@ -230,7 +232,7 @@ impl Taken<'_> {
             return Err(self.damaged("", why.message()).with("failed_files", files));
         }
         control.enter(Phase::Counting);
-        let (at, mut warnings) = self.moment(segments, &done);
+        let (at, mut warnings) = self.moment(segments, &done, attempt).await?;
         let partitions: Vec<(String, i64)> = self
             .info
             .partition_backups
@@ -262,13 +264,22 @@ impl Taken<'_> {
     }
 
     /// The moment to take rows at: the one that is noted, or else that of the latest row or delete.
-    fn moment(&self, segments: &[SegmentFiles], done: &Done) -> (u64, Vec<String>) {
+    async fn moment(&self, segments: &[SegmentFiles], done: &Done, attempt: &Attempt) -> Result<(u64, Vec<String>)> {
         if let Some(noted) = foreign::noted_moment(self.whole, self.info) {
-            return (noted, Vec::new());
+            return Ok((noted, Vec::new()));
         }
-        let files = segments.iter().flat_map(SegmentFiles::all);
-        let latest = files.filter_map(|file| done.told(file)).map(|told| told.end).max().unwrap_or_default();
+        let mut latest = 0;
+        let inserts = segments.iter().flat_map(|files| &files.inserts).map(|file| (file, EventKind::Insert));
+        let deletes = segments.iter().flat_map(|files| &files.deletes).map(|file| (file, EventKind::Delete));
+        for (file, kind) in inserts.chain(deletes) {
+            let mut end = done.told(file).map_or(0, |told| told.end);
+            if end == u64::MAX {
+                let opened = live::open_file(attempt, file).await?;
+                end = blocking(move || binlog::latest(&opened, kind)).await?;
+            }
+            latest = latest.max(end);
+        }
         let warning = "its metadata names no moment: it shows all rows that its files hold, and if somebody wrote while it was made, they are not of one moment";
-        (latest, vec![warning.to_owned()])
+        Ok((latest, vec![warning.to_owned()]))
     }
 }

@@ -86,7 +86,7 @@ async fn open(
 }
 
 /// A file of the backup that is being made.
-async fn open_file(attempt: &Attempt, file: &LogFile) -> Result<binlog::LogFile> {
+pub(super) async fn open_file(attempt: &Attempt, file: &LogFile) -> Result<binlog::LogFile> {
     let written = attempt.open_file(&file.to).await?;
     let source = if let Some(path) = written.local_path().map(ToOwned::to_owned) {
         let opened = blocking(move || File::open(path).map_err(|error| internal(error.to_string()))).await;

@@ -7,6 +7,7 @@
 
 use parquet::file::metadata::ParquetMetaData;
 
+use crate::binlog::event;
 use crate::binlog::packed::{self, Packed};
 use crate::parquet::footer;
 use crate::repository::Look;
@@ -31,7 +32,8 @@ const DESCRIPTOR_TIMES: usize = 32;
 pub struct Span {
     /// How many there are.
     pub rows: u64,
-    /// The earliest and latest hybrid timestamp; none in storage version 2, where one file of a segment's has them.
+    /// The earliest and latest hybrid timestamp, the widest span where the file does not tell; none in storage version 2,
+    /// where one file of a segment's has them.
     pub times: Option<(u64, u64)>,
 }
 
@@ -40,7 +42,8 @@ pub struct Span {
 pub struct Told {
     /// What is the same in the files of all fields.
     pub span: Span,
-    /// The latest hybrid timestamp of a row, at the latest; 0 where its rows' timestamps are in another file.
+    /// The latest hybrid timestamp of a row, `u64::MAX` where only the rows tell it; 0 where another file has their
+    /// timestamps.
     pub end: u64,
     /// The fields that it has columns of, where they are several.
     pub fields: Option<Vec<i64>>,
@@ -166,7 +169,8 @@ impl LogRows {
         if self.event_type == DESCRIPTOR {
             let time = |at: usize| self.tail.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
             let times = time(DESCRIPTOR_TIMES).zip(time(DESCRIPTOR_TIMES + 8));
-            self.times = times.ok_or("has a descriptor that is too short")?;
+            let (start, end) = times.ok_or("has a descriptor that is too short")?;
+            self.times = event::told(start, end);
             return Ok(());
         }
         let footer = footer_of(&self.tail)?;
@@ -216,8 +220,8 @@ mod tests {
     fn file(rows: &[i64]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         let mut descriptor = [0; 70];
-        descriptor[32..40].copy_from_slice(&7_u64.to_le_bytes());
-        descriptor[40..48].copy_from_slice(&9_u64.to_le_bytes());
+        descriptor[32..40].copy_from_slice(&(7_u64 << 18).to_le_bytes());
+        descriptor[40..48].copy_from_slice(&(9_u64 << 18).to_le_bytes());
         bytes.extend(event(DESCRIPTOR, &descriptor));
         for rows in rows {
             bytes.extend(event(1, &[&[0; 16][..], &parquet(*rows)].concat()));
@@ -243,8 +247,8 @@ mod tests {
     fn timestamps_are_those_of_the_descriptor() {
         let mut rows = LogRows::default();
         rows.look(&file(&[3]));
-        let span = Span { rows: 3, times: Some((7, 9)) };
-        assert_eq!(rows.told(), Ok(Told { span, end: 9, fields: None }));
+        let span = Span { rows: 3, times: Some((7 << 18, 9 << 18)) };
+        assert_eq!(rows.told(), Ok(Told { span, end: 9 << 18, fields: None }));
     }
 
     /// A file of storage version 2 with these fields, of which 1 holds the numbers from 0 on.

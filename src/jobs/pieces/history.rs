@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use super::super::read::blocking;
 use super::Piece;
 use super::segments::{self, SegmentPlan};
-use crate::binlog::event::Descriptor;
-use crate::binlog::packed::{self, Packed};
+use crate::binlog::event::{Descriptor, EventKind};
+use crate::binlog::{self, LogFile, packed};
 use crate::error::Result;
 use crate::parquet::Source;
 use crate::repository::{Backup, RelativePath};
@@ -61,8 +61,8 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
         ));
     }
     let plans = pieces.iter().filter_map(Piece::plan);
-    let logs: Vec<RelativePath> = plans.flat_map(SegmentPlan::timestamps).cloned().collect();
-    let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
+    let logs: Vec<_> = plans.flat_map(SegmentPlan::timestamps).cloned().map(|path| (path, EventKind::Insert)).collect();
+    let mut said = futures::stream::iter(logs).map(|log| times(backup, log)).buffer_unordered(AT_ONCE);
     let mut later = 0;
     while let Some(times) = said.try_next().await? {
         later += usize::from(times.written > at);
@@ -81,9 +81,8 @@ pub(in crate::jobs) async fn of(backup: &Backup, pieces: &[Piece], at: Option<u6
 /// Whether files hold rows or deletes that came after the backup's own moment.
 pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) -> Result<bool> {
     let Some(at) = backup.manifest().snapshot.timestamp else { return Ok(false) };
-    let plans = pieces.iter().filter_map(Piece::plan);
-    let logs: Vec<RelativePath> = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).cloned().collect();
-    let mut said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
+    let logs: Vec<_> = pieces.iter().filter_map(Piece::plan).flat_map(logs_of).collect();
+    let mut said = futures::stream::iter(logs).map(|log| times(backup, log)).buffer_unordered(AT_ONCE);
     while let Some(times) = said.try_next().await? {
         if times.latest > at {
             return Ok(true);
@@ -92,17 +91,22 @@ pub(in crate::jobs) async fn hold_later_ones(backup: &Backup, pieces: &[Piece]) 
     Ok(false)
 }
 
-/// The latest row or delete that the files hold, as they say themselves.
+/// A segment's files that tell when rows and deletes came.
+fn logs_of(plan: &SegmentPlan) -> impl Iterator<Item = (RelativePath, EventKind)> {
+    let rows = plan.timestamps().map(|path| (path, EventKind::Insert));
+    rows.chain(plan.deltas().iter().map(|path| (path, EventKind::Delete))).map(|(path, kind)| (path.clone(), kind))
+}
+
+/// The time of the latest row or delete that the files hold.
 pub(in crate::jobs) async fn latest(backup: &Backup, collection: &Collection) -> Result<u64> {
     let (pieces, beyond) = segments::pieces_and_beyond(backup, collection, None).await?;
-    let plans = pieces.all.iter().filter_map(Piece::plan);
-    let logs = plans.flat_map(|plan| plan.timestamps().chain(plan.deltas())).chain(&beyond);
-    let logs: Vec<RelativePath> = logs.cloned().collect();
-    let said = futures::stream::iter(logs).map(|path| times(backup, path)).buffer_unordered(AT_ONCE);
+    let logs = pieces.all.iter().filter_map(Piece::plan).flat_map(logs_of);
+    let logs: Vec<_> = logs.chain(beyond.into_iter().map(|path| (path, EventKind::Delete))).collect();
+    let said = futures::stream::iter(logs).map(|log| times(backup, log)).buffer_unordered(AT_ONCE);
     said.try_fold(0, |latest, times| async move { Ok(latest.max(times.latest)) }).await
 }
 
-/// What a file says itself of the times of its rows or deletes, as hybrid timestamps.
+/// The times of a file's rows or deletes, as hybrid timestamps.
 struct Times {
     /// That of the latest, at the latest.
     latest: u64,
@@ -110,18 +114,22 @@ struct Times {
     written: u64,
 }
 
-async fn times(backup: &Backup, path: RelativePath) -> Result<Times> {
+async fn times(backup: &Backup, (path, kind): (RelativePath, EventKind)) -> Result<Times> {
     let file = backup.open_file(&path).await?;
     let start = file.read_range(0..file.size().min(START)).await?;
+    let mut written = None;
     if !start.starts_with(&packed::MAGIC) {
         let said = Descriptor::of_start(&start.into(), file.size(), path.as_str())?;
-        return Ok(Times { latest: said.end, written: said.written });
+        if said.times.1 < u64::MAX {
+            return Ok(Times { latest: said.times.1, written: said.written });
+        }
+        written = Some(said.written);
     }
     let runtime = Handle::current();
     let source = Source::elsewhere(file.size(), move |range| {
         runtime.block_on(file.read_range(range)).map_err(|error| std::io::Error::other(error.to_string()))
     });
-    let packed = blocking(move || Packed::open(&source, path.as_str())).await?;
-    let latest = packed.and_then(|packed| packed.times).map(|(_, latest)| latest);
-    Ok(Times { latest: latest.unwrap_or(0), written: latest.map_or(0, |_| u64::MAX) })
+    let log = LogFile { path: path.to_string(), source };
+    let latest = blocking(move || binlog::latest(&log, kind)).await?;
+    Ok(Times { latest, written: written.unwrap_or(if latest > 0 { u64::MAX } else { 0 }) })
 }
