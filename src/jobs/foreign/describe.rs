@@ -19,15 +19,22 @@ pub(in crate::jobs) fn segments(info: &CollectionInfo) -> impl Iterator<Item = &
     info.partition_backups.iter().flat_map(|partition| &partition.segment_backups).chain(&info.l0_segments)
 }
 
-/// The moment that the metadata names, if it names one.
+/// The moment that the metadata names, if it is ours.
+///
+/// What milvus-backup itself notes in its place is none (read in its sources): since v0.4.15 the positions from which the
+/// channels would be replicated, which are before the rows that its own flush wrote; before that, seconds or
+/// milliseconds. Taken for a moment it would hide rows, and bring back deleted ones.
 pub(in crate::jobs) fn noted_moment(whole: &BackupInfo, info: &CollectionInfo) -> Option<u64> {
-    [info.backup_timestamp, whole.backup_timestamp].into_iter().find(|time| *time > 0)
+    (BackupId::is_valid(&whole.name) && info.backup_timestamp > 0).then_some(info.backup_timestamp)
 }
 
 /// When the backup was made, as far as it tells.
 fn made(whole: &BackupInfo, info: &CollectionInfo) -> Option<DateTime<Utc>> {
     let seconds = i64::try_from(info.backup_physical_timestamp).ok().filter(|seconds| *seconds > 0);
-    let noted = || i64::try_from(noted_moment(whole, info)? >> 18).ok().and_then(DateTime::from_timestamp_millis);
+    let noted = || {
+        let noted = [info.backup_timestamp, whole.backup_timestamp].into_iter().find(|time| *time > 0)?;
+        i64::try_from(noted >> 18).ok().and_then(DateTime::from_timestamp_millis)
+    };
     seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).or_else(noted)
 }
 
@@ -55,7 +62,7 @@ pub(in crate::jobs) fn fill_in(
     manifest.include_indexes = true;
     manifest.milvus_version.clone_from(&whole.milvus_version);
     manifest.schema_snapshot = serde_json::to_value(collection).map_err(|error| internal(error.to_string()))?;
-    // It may hold rows that came after the others: its own tool notes no moment before version 0.5.17.
+    // One that milvus-backup made may hold rows that came after the others.
     let noted = noted_moment(whole, info);
     manifest.snapshot.kind = if noted.is_some() { SnapshotKind::Snapshot } else { SnapshotKind::Fuzzy };
     manifest.snapshot.ended_at = made(whole, info);
