@@ -42,3 +42,62 @@ async def test_a_moment_is_tried_as_long_as_compaction_replaces_segments(replace
     made.raise_for_error()
     assert made.row_count == 60
     assert flushes == 2 * (replaced + 1)
+
+
+async def test_what_one_collections_flush_wrote_is_known_before_the_next_is_flushed(server, native, name):
+    """A segment that a flush wrote is replaced while another collection is flushed: its rows may be gone."""
+    names = [f"{name}_{letter}" for letter in "ab"]
+    for one in names:
+        create(server.client, one, plain(60))
+    flushed: list[str] = []
+
+    def flush(call: Call) -> bytes:
+        answer = call.forward()
+        flushed.extend(milvus_pb2.FlushRequest.FromString(call.request).collection_names)
+        return answer
+
+    def one_more(call: Call) -> bytes:
+        told = milvus_pb2.GetPersistentSegmentInfoResponse.FromString(call.forward())
+        if flushed == names[:1]:
+            told.infos.add(segmentID=10_000, num_rows=1, state=common_pb2.SegmentState.Flushed)
+        return told.SerializeToString()
+
+    with proxy_to(server.uri) as proxy:
+        proxy.add("Flush", flush, times=None)
+        proxy.add("GetPersistentSegmentInfo", one_more, times=None)
+        async with native(milvus=Milvus(proxy.uri, "server", server.client)) as manager:
+            made = await manager.create_backups(names)
+    made.raise_for_error()
+    assert [backup.row_count for backup in made.backups] == [60, 60]
+    assert flushed[:8] == names * 4  # two flushes of each, and the same again
+
+
+async def test_what_is_seen_while_segments_are_written_must_still_be_there(server, native, name):
+    """Compaction replaces a segment that was seen only after the second flush, while another one is being written."""
+    create(server.client, name, plain(60))
+    flushes, seen = 0, 0
+
+    def flush(call: Call) -> bytes:
+        nonlocal flushes
+        flushes += 1
+        return call.forward()
+
+    def one_more(call: Call) -> bytes:
+        nonlocal seen
+        told = milvus_pb2.GetPersistentSegmentInfoResponse.FromString(call.forward())
+        if flushes == 2:
+            seen += 1
+            if seen in (2, 3):
+                told.infos.add(segmentID=10_000, num_rows=1, state=common_pb2.SegmentState.Sealed)
+            if seen == 3:
+                told.infos.add(segmentID=10_001, num_rows=1, state=common_pb2.SegmentState.Flushed)
+        return told.SerializeToString()
+
+    with proxy_to(server.uri) as proxy:
+        proxy.add("Flush", flush, times=None)
+        proxy.add("GetPersistentSegmentInfo", one_more, times=None)
+        async with native(milvus=Milvus(proxy.uri, "server", server.client)) as manager:
+            made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.row_count == 60
+    assert flushes == 4

@@ -51,17 +51,21 @@ pub async fn take(collections: &[(Client, String)]) -> Result<Vec<Moment>> {
             known.push(numbers(&client.segments(name).await?));
         }
         let mut timestamp = u64::MAX;
-        for (client, name) in collections {
+        // What a flush wrote is looked at directly after it: once it is known, compaction cannot replace it unseen while
+        // other collections are flushed.
+        for ((client, name), known) in collections.iter().zip(&mut known) {
             let flushed = client.flush(name, super::super::FLUSH_LIMIT).await?;
             timestamp = timestamp.min(flushed.ok_or_else(|| no_timestamp(client))?);
+            known.extend(numbers(&client.segments(name).await?));
         }
         for ((client, name), known) in collections.iter().zip(&mut known) {
             known.extend(numbers(&client.segments(name).await?));
             client.flush(name, super::super::FLUSH_LIMIT).await?;
+            known.extend(numbers(&client.segments(name).await?));
         }
         let mut moments = Vec::new();
-        for (client, name) in collections {
-            let segments = settled(client, name).await?;
+        for ((client, name), known) in collections.iter().zip(&mut known) {
+            let segments = settled(client, name, known).await?;
             moments.push(Moment { timestamp, started_at, ended_at: now(), segments });
         }
         let replaced = known.iter().zip(&moments).any(|(known, moment)| !known.is_subset(&numbers(&moment.segments)));
@@ -86,11 +90,13 @@ fn numbers(segments: &[Segment]) -> BTreeSet<i64> {
     segments.iter().filter(|segment| segment.state != SegmentState::Importing).map(|segment| segment.id).collect()
 }
 
-/// The segments, once all are written; those of an import that is under way show no rows yet, and are left out.
-async fn settled(client: &Client, name: &str) -> Result<Vec<Segment>> {
+/// The segments, once all are written; those of an import that is under way show no rows yet, and are left out. All that
+/// are seen meanwhile become `known`.
+async fn settled(client: &Client, name: &str, known: &mut BTreeSet<i64>) -> Result<Vec<Segment>> {
     let begun = Instant::now();
     loop {
         let mut segments = client.segments(name).await?;
+        known.extend(numbers(&segments));
         segments.retain(|segment| segment.state != SegmentState::Importing);
         let written = segments.iter().all(|segment| segment.state == SegmentState::Flushed);
         // One that is still sealed then is taken as it is: its rows are counted when it is copied.
