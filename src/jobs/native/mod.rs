@@ -229,14 +229,15 @@ async fn write(
 ) -> Result<(Manifest, Vec<String>)> {
     let done = Done::default();
     let mut planned = 1;
-    loop {
+    let history_since = loop {
+        let since = history::since(&plan.storage, plan.identity.collection, &contents.moment).await?;
         control.start_over();
         let rows = contents.segments.iter().map(|files| files.segment.rows).sum();
         control.expect(rows, contents.segments.iter().map(SegmentFiles::bytes).sum());
         control.enter(Phase::Writing);
         let segments = &contents.segments;
         let brought = bring::bring(attempt, &plan.storage, &plan.collection, segments, &done, control).await?;
-        let Brought::Again(why) = brought else { break };
+        let Brought::Again(why) = brought else { break since };
         if plan.pinned || planned == PLANS {
             return Err(why.context(format!("'{}' was not backed up", plan.collection.name)));
         }
@@ -244,8 +245,10 @@ async fn write(
         control.enter(Phase::Flushing);
         contents = plan.contents(None).await?;
         planned += 1;
-    }
-    describe(plan, &contents, request, attempt, control).await
+    };
+    let (mut manifest, warnings) = describe(plan, &contents, request, attempt, control).await?;
+    manifest.snapshot.history_since = history_since;
+    Ok((manifest, warnings))
 }
 
 async fn describe(
@@ -303,7 +306,6 @@ async fn describe(
     manifest.snapshot.started_at = Some(moment.started_at);
     manifest.snapshot.ended_at = Some(moment.ended_at);
     manifest.snapshot.timestamp = Some(moment.timestamp);
-    manifest.snapshot.history_since = history::since(&plan.storage, plan.identity.collection, moment).await?;
     manifest.digest.partitions = alive.into_iter().map(|(name, alive)| (name, alive.digest())).collect();
     manifest.warnings.clone_from(&warnings);
     Ok((manifest, warnings))
