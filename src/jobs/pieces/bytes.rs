@@ -26,7 +26,7 @@ pub(super) async fn open(backup: &Backup, path: &RelativePath, proven: bool) -> 
         return Ok(match file.local_path() {
             Some(local) => {
                 let (local, name) = (local.to_owned(), path.to_string());
-                blocking(move || File::open(&local).map_err(|error| missing(&name, &error))).await?.into()
+                blocking(move || File::open(&local).map_err(|error| unopened(&name, &error))).await?.into()
             }
             None => copy(&file, path, None).await?.0.into(),
         });
@@ -69,8 +69,14 @@ pub(super) async fn open(backup: &Backup, path: &RelativePath, proven: bool) -> 
     .with("storage_path", backup.storage_path()))
 }
 
-fn missing(name: &str, error: &io::Error) -> Error {
-    Error::new(Kind::BackupCorrupted, format!("{name} cannot be opened: {error}")).with("failed_files", vec![name])
+/// Only a file that is not there is damage: too many open files, or a right that is lacking, is none.
+fn unopened(name: &str, error: &io::Error) -> Error {
+    let message = format!("{name} cannot be opened: {error}");
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::new(Kind::BackupCorrupted, message).with("failed_files", vec![name]),
+        io::ErrorKind::PermissionDenied => Error::new(Kind::Storage, message).with("permissions_issue", true),
+        _ => Error::new(Kind::Storage, message),
+    }
 }
 
 fn hash(path: &std::path::Path, algorithm: ChecksumAlgorithm) -> io::Result<(File, String)> {
@@ -114,4 +120,19 @@ async fn copy(file: &BackupFile, path: &RelativePath, algorithm: Option<Checksum
         at = end;
     }
     Ok((copy, hasher.map(Hasher::finish).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_is_not_there_is_damage() {
+        for (error, kind) in
+            [(libc::ENOENT, Kind::BackupCorrupted), (libc::EACCES, Kind::Storage), (libc::EMFILE, Kind::Storage)]
+        {
+            let told = unopened("data/a.parquet", &io::Error::from_raw_os_error(error));
+            assert!(told.kind() == kind && told.message().starts_with("data/a.parquet cannot be opened: "), "{told}");
+        }
+    }
 }

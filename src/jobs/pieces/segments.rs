@@ -181,7 +181,7 @@ async fn deletes_of(backup: &Backup, segments: &[SegmentInfo], at: Option<u64>) 
 async fn files(backup: &Backup, paths: &[RelativePath], proven: bool) -> Result<Vec<LogFile>> {
     let mut files = Vec::with_capacity(paths.len());
     for path in paths {
-        let source = if backup.size_of(path).await?.is_some_and(|bytes| bytes <= SMALL_FILE) && proven {
+        let source = if backup.size_of(path).await?.is_some_and(|bytes| bytes <= SMALL_FILE) {
             backup.read(path, SMALL_FILE).await?.into()
         } else {
             bytes::open(backup, path, proven).await?
