@@ -1,5 +1,7 @@
 //! The server's own numbers of a collection, and the segments that it has written: what its files are found by.
 
+use std::time::Duration;
+
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +97,9 @@ pub struct Identity {
     pub loaded: LoadState,
 }
 
+/// How often segments are listed at most, where one of them goes while the server looks them up.
+const LISTINGS: u32 = 10;
+
 impl Client {
     /// The segments of a collection that the server keeps in files, by number; growing and dropped ones are left out.
     ///
@@ -106,9 +111,17 @@ impl Client {
         if self.kind() == ServerKind::Lite {
             return Err(no_segments(self));
         }
-        let answer = match self.ask(&doing, rpc!(get_persistent_segment_info, request)).await {
-            Err(error) if status::unimplemented(&error) => return Err(no_segments(self)),
-            outcome => outcome?,
+        let mut listed = 1;
+        let answer = loop {
+            match self.ask(&doing, rpc!(get_persistent_segment_info, request)).await {
+                Err(error) if status::unimplemented(&error) => return Err(no_segments(self)),
+                // The server looks up one segment after the other: compaction took one away meanwhile.
+                Err(error) if status::segment_not_found(&error) && listed < LISTINGS => {
+                    listed += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                outcome => break outcome?,
+            }
         };
         let mut segments: Vec<Segment> = answer.infos.into_iter().map(segment).collect();
         segments.retain(|segment| !matches!(segment.state, SegmentState::Growing | SegmentState::Dropped));

@@ -9,6 +9,8 @@ use crate::error::{Error, Kind, chain};
 const COLLECTION_NOT_FOUND: i32 = 100;
 /// `Status.error_code` of an unknown collection before codes were renumbered.
 const OLD_COLLECTION_NOT_FOUND: i32 = 4;
+/// `Status.code` of a segment that has gone, as after its compaction.
+const SEGMENT_NOT_FOUND: i64 = 600;
 /// `Status.code` when a server sheds load (rate limit, memory), of Milvus 2.3 and later.
 const RATE_LIMIT: i32 = 8;
 /// `Status.error_code` of the same.
@@ -99,6 +101,12 @@ pub(super) fn while_loaded(error: Error) -> Error {
 /// Whether the server said that the answer, or the request, was larger than a message may be.
 pub(super) fn too_large(error: &Error) -> bool {
     error.kind() == Kind::Server && TOO_LARGE.iter().any(|text| error.message().contains(text))
+}
+
+/// Whether the server does not know a segment any more.
+pub(super) fn segment_not_found(error: &Error) -> bool {
+    let code = error.details().get("milvus_code").and_then(serde_json::Value::as_i64);
+    code == Some(SEGMENT_NOT_FOUND) || error.message().contains("segment not found")
 }
 
 /// Whether the server does not know the call.

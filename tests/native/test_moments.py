@@ -101,3 +101,26 @@ async def test_what_is_seen_while_segments_are_written_must_still_be_there(serve
     made.raise_for_error()
     assert made.row_count == 60
     assert flushes == 4
+
+
+@pytest.mark.parametrize("code", [600, 0], ids=["by code", "by text"])
+async def test_segments_are_listed_again_where_one_goes_while_the_server_looks_them_up(code, server, native, name):
+    """2.3.5 looks up one segment after the other, and answers that there is none where compaction was faster."""
+    create(server.client, name, plain(60))
+    gone = 0
+
+    def listing(call: Call) -> bytes:
+        nonlocal gone
+        gone += 1
+        if gone % 3:
+            status = common_pb2.Status(error_code=1, code=code, reason="segment not found[segment=7]")
+            return milvus_pb2.GetPersistentSegmentInfoResponse(status=status).SerializeToString()
+        return call.forward()
+
+    with proxy_to(server.uri) as proxy:
+        proxy.add("GetPersistentSegmentInfo", listing, times=None)
+        milvus = Milvus(proxy.uri, "server", server.client)
+        async with native(milvus=milvus, retry_transient_errors=False) as manager:
+            made = await manager.create_backup(name)
+    made.raise_for_error()
+    assert made.row_count == 60
