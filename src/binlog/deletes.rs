@@ -5,6 +5,7 @@
 //! all that counts. Milvus writes deletes of keys that a segment does not hold; they change nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
@@ -20,10 +21,12 @@ use crate::error::Result;
 const BATCH_ROWS: usize = 8192;
 
 /// The latest delete of each key, as hybrid timestamps.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Deletes {
     numbers: HashMap<i64, u64>,
     texts: HashMap<Box<str>, u64>,
+    /// Those that hold for other segments too; held once, however many segments there are.
+    shared: Vec<Arc<Deletes>>,
 }
 
 /// One deleted key as Milvus 2.3 to 2.4 write it; earlier versions wrote `key,timestamp`.
@@ -49,19 +52,26 @@ impl Deletes {
     /// [`crate::error::Kind::BackupCorrupted`] with `failed_files`; [`crate::error::Kind::Storage`].
     pub fn read(files: &[LogFile], at: Option<u64>) -> Result<Self> {
         let mut deletes = Self::default();
-        for file in files {
-            let mut batches = LogReader::open(&file.source, EventKind::Delete, &file.path)?.batches(BATCH_ROWS);
-            while let Some(batch) = batches.next()? {
-                let taken = match batch.columns() {
-                    [rows] => deletes.take_texts(rows, at),
-                    // Read: since 2.5 keys and timestamps are columns.
-                    [keys, times] => deletes.take_columns(keys, times, at),
-                    _ => None,
-                };
-                taken.ok_or_else(|| damaged(&file.path, "holds deletes of a form that is not known"))?;
-            }
-        }
+        files.iter().try_for_each(|file| deletes.add(file, at))?;
         Ok(deletes)
+    }
+
+    /// Adds those of one more delta log, as [`Deletes::read`].
+    ///
+    /// # Errors
+    /// As [`Deletes::read`].
+    pub fn add(&mut self, file: &LogFile, at: Option<u64>) -> Result<()> {
+        let mut batches = LogReader::open(&file.source, EventKind::Delete, &file.path)?.batches(BATCH_ROWS);
+        while let Some(batch) = batches.next()? {
+            let taken = match batch.columns() {
+                [rows] => self.take_texts(rows, at),
+                // Read: since 2.5 keys and timestamps are columns.
+                [keys, times] => self.take_columns(keys, times, at),
+                _ => None,
+            };
+            taken.ok_or_else(|| damaged(&file.path, "holds deletes of a form that is not known"))?;
+        }
+        Ok(())
     }
 
     fn take_texts(&mut self, rows: &ArrayRef, at: Option<u64>) -> Option<()> {
@@ -114,23 +124,20 @@ impl Deletes {
         }
     }
 
-    /// Adds those of another set.
-    pub fn merge(&mut self, other: &Self) {
-        for (key, time) in &other.numbers {
-            self.take_number(*key, *time, None);
-        }
-        for (key, time) in &other.texts {
-            self.take_text(key, *time, None);
-        }
+    /// These, and those of other sets, which are not copied.
+    #[must_use]
+    pub fn with(mut self, others: impl IntoIterator<Item = Arc<Self>>) -> Self {
+        self.shared.extend(others.into_iter().filter(|other| !other.is_empty()));
+        self
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.numbers.is_empty() && self.texts.is_empty()
+        self.numbers.is_empty() && self.texts.is_empty() && self.shared.is_empty()
     }
 
-    /// How many keys there are.
+    /// How many keys there are, without those of other sets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.numbers.len() + self.texts.len()
@@ -139,26 +146,38 @@ impl Deletes {
     /// When the last of them came; 0 where there are none.
     #[must_use]
     pub fn latest(&self) -> u64 {
-        self.numbers.values().chain(self.texts.values()).copied().max().unwrap_or(0)
+        let own = self.numbers.values().chain(self.texts.values()).copied();
+        own.chain(self.shared.iter().map(|other| other.latest())).max().unwrap_or(0)
     }
 
     /// Of each row, whether it was deleted after it was written.
     pub(super) fn mask(&self, keys: &ArrayRef, times: &[u64]) -> Option<Vec<bool>> {
+        let mut mask = vec![false; keys.len()];
+        self.mark(keys, times, &mut mask)?;
+        Some(mask)
+    }
+
+    /// Marks the rows that were deleted after they were written.
+    fn mark(&self, keys: &ArrayRef, times: &[u64], mask: &mut [bool]) -> Option<()> {
+        let rows = times.iter().zip(mask.iter_mut());
         if let Some(numbers) = keys.as_primitive_opt::<Int64Type>() {
-            let deleted = |(key, time): (&i64, &u64)| self.numbers.get(key).is_some_and(|deleted| deleted > time);
-            return Some(numbers.values().iter().zip(times).map(deleted).collect());
+            if !self.numbers.is_empty() {
+                let is_deleted = |key, time| self.numbers.get(key).is_some_and(|deleted| deleted > time);
+                numbers.values().iter().zip(rows).for_each(|(key, (time, mark))| *mark |= is_deleted(key, time));
+            }
+        } else {
+            let texts = keys.as_string_opt::<i32>()?;
+            if !self.texts.is_empty() {
+                let is_deleted = |row, time| self.texts.get(texts.value(row)).is_some_and(|deleted| deleted > time);
+                rows.enumerate().for_each(|(row, (time, mark))| *mark |= is_deleted(row, time));
+            }
         }
-        let texts = keys.as_string_opt::<i32>()?;
-        let deleted =
-            |(row, time): (usize, &u64)| self.texts.get(texts.value(row)).is_some_and(|deleted| deleted > time);
-        Some(times.iter().enumerate().map(deleted).collect())
+        self.shared.iter().try_for_each(|other| other.mark(keys, times, mask))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow_array::{Int64Array, StringArray};
 
     use super::*;
@@ -184,6 +203,22 @@ mod tests {
         deletes.take_columns(&texts(&["x"]), &(Arc::new(Int64Array::from(vec![7])) as ArrayRef), None).unwrap();
         assert_eq!(deletes.mask(&texts(&["a,\"b\" é", "x", "y"]), &[4, 7, 1]).unwrap(), [true, false, false]);
         assert_eq!(deletes.len(), 2);
+    }
+
+    #[test]
+    fn of_several_sets_each_counts() {
+        let set = |rows: &[&str]| {
+            let mut deletes = Deletes::default();
+            deletes.take_texts(&texts(rows), None).unwrap();
+            deletes
+        };
+        let shared = Arc::new(set(&["1,30", "2,10"]).with([Arc::new(set(&["3,40"]))]));
+        let deletes = set(&["1,20", "4,20"]).with([Arc::default(), shared]);
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![1, 1, 2, 3, 3, 4, 5]));
+        let mask = deletes.mask(&keys, &[29, 30, 9, 39, 40, 19, 0]).unwrap();
+        assert_eq!(mask, [true, false, true, true, false, true, false]);
+        assert_eq!((deletes.latest(), deletes.is_empty()), (40, false));
+        assert!(Deletes::default().with([Arc::default()]).is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::checksum::ChecksumAlgorithm;
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::control::{Control, Phase, deadline};
 use crate::jobs::read::blocking;
-use crate::jobs::{foreign, newest, verify, written};
+use crate::jobs::{foreign, verify, written};
 use crate::milvus::{Segment, SegmentState};
 use crate::repository::manifest::Manifest;
 use crate::repository::names::RelativePath;
@@ -240,7 +240,7 @@ impl Taken<'_> {
             .map(|partition| (partition.partition_name.clone(), partition.partition_id))
             .collect();
         let alive = live::rows(collection, &partitions, (segments, at), attempt).await?;
-        warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
+        warnings.extend(alive.values().filter_map(|alive| alive.warning.clone()));
         warnings.push(format!(
             "taken in from {}, which milvus-backup made: it was proven as it was found, not as it was made",
             self.storage.display("")

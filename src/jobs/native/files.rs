@@ -16,7 +16,7 @@ use crate::repository::{RelativePath, Store};
 /// Folders that are listed at once.
 const AT_ONCE: usize = 16;
 /// The partition of segments whose deletes hold for all of them.
-const ALL: i64 = -1;
+pub(super) const ALL: i64 = -1;
 
 /// The files of one segment.
 #[derive(Debug, Clone)]
@@ -69,13 +69,6 @@ impl SegmentFiles {
         let first = counts.next();
         let all = self.segment.storage_version >= PACKED || counts.any(|count| Some(count) != first);
         self.inserts.iter().filter(move |file| all || fields.contains(&file.field))
-    }
-
-    /// The files of the deletes that hold for it: its own, and those of segments that have nothing else and hold for all of
-    /// its partition, or of all partitions.
-    pub fn deletes_with<'a>(&'a self, beyond: &'a [&Self]) -> impl Iterator<Item = &'a LogFile> {
-        let holds = |other: &&&Self| [ALL, self.segment.partition].contains(&other.segment.partition);
-        self.deletes.iter().chain(beyond.iter().filter(holds).flat_map(|other| &other.deletes))
     }
 
     /// Whether all are there that the server names.

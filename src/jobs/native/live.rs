@@ -8,10 +8,11 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 
+use super::beyond::Beyond;
 use super::counted_as;
 use super::files::{LogFile, SegmentFiles};
 use crate::binlog::segment::TIMESTAMP_FIELD;
-use crate::binlog::{self, Deletes, Newest};
+use crate::binlog::{self, Deletes};
 use crate::error::{Error, Kind, Result, internal};
 use crate::jobs::newest;
 use crate::jobs::read::blocking;
@@ -27,14 +28,16 @@ const AT_ONCE: usize = 4;
 pub(super) struct Alive {
     /// Rows, one a key.
     pub(super) rows: u64,
-    /// The keys of which the files have several that live.
-    pub(super) newest: Newest,
+    /// Those beside them that have a newer one of the same key.
+    older_rows: u64,
+    /// What there is to say of those.
+    pub(super) warning: Option<String>,
 }
 
 impl Alive {
     /// What the manifest says of it.
     pub(super) fn digest(&self) -> PartitionDigest {
-        PartitionDigest { rows: self.rows, digest: None, older_rows: Some(self.newest.older_rows()) }
+        PartitionDigest { rows: self.rows, digest: None, older_rows: Some(self.older_rows) }
     }
 }
 
@@ -52,27 +55,28 @@ pub(super) async fn rows(
     for (name, number) in partitions {
         numbers.entry(counted_as(collection, name)).or_default().push(*number);
     }
-    let (beyond, segments): (Vec<_>, Vec<_>) = segments.iter().partition(|files| files.segment.is_level_zero);
+    let beyond = Beyond::read(segments, at, |file| open_file(attempt, file).boxed()).await?;
     let of_partition = async |(name, numbers): (String, Vec<i64>)| {
-        let all: Vec<&SegmentFiles> =
-            segments.iter().filter(|files| numbers.contains(&files.segment.partition)).copied().collect();
+        let is_its = |files: &&SegmentFiles| !files.segment.is_level_zero && numbers.contains(&files.segment.partition);
+        let all: Vec<&SegmentFiles> = segments.iter().filter(is_its).collect();
         let open = |index: usize| open(collection, at, attempt, all[index], &beyond).boxed();
         let (newest, rows) = newest::among(all.len(), &collection.schema, Some(at), open).await?;
-        Ok((name, Alive { rows: rows - newest.older_rows(), newest }))
+        let older_rows = newest.older_rows();
+        Ok((name.clone(), Alive { rows: rows - older_rows, older_rows, warning: newest::told(&name, &newest) }))
     };
     futures::stream::iter(numbers).map(of_partition).buffer_unordered(AT_ONCE).try_collect().await
 }
 
-/// The keys and timestamps of a segment, and the deletes that hold for it, some of which are `beyond` it.
+/// The keys and timestamps of a segment, and the deletes that hold for it.
 async fn open(
     collection: &Collection,
     at: u64,
     attempt: &Attempt,
     files: &SegmentFiles,
-    beyond: &[&SegmentFiles],
+    beyond: &Beyond,
 ) -> Result<(binlog::SegmentFiles, Arc<Deletes>)> {
     let mut logs = Vec::new();
-    for file in files.deletes_with(beyond) {
+    for file in &files.deletes {
         logs.push(open_file(attempt, file).await?);
     }
     let key = collection.schema.primary_key()?.id;
@@ -81,7 +85,7 @@ async fn open(
         fields.entry(file.field).or_default().push(open_file(attempt, file).await?);
     }
     let promised = Some(files.segment.rows);
-    let deletes = blocking(move || Deletes::read(&logs, Some(at))).await?;
+    let deletes = blocking(move || Deletes::read(&logs, Some(at))).await?.with(beyond.of(files.segment.partition));
     Ok((binlog::SegmentFiles { segment: files.segment.id, promised, fields }, Arc::new(deletes)))
 }
 

@@ -16,6 +16,7 @@
 //! The flow is here: describe, take the moment, list, lock, copy, count, commit.
 
 pub(super) mod adopt;
+mod beyond;
 mod bring;
 mod files;
 mod history;
@@ -38,7 +39,6 @@ use snapshot::Moment;
 use super::backup;
 use super::backup_request::{BackupRequest, RowSource};
 use super::control::{Control, Phase, deadline};
-use super::newest;
 use super::read::ALL_PARTITIONS;
 use super::{Session, recover, written};
 use crate::error::{Error, Kind, Result, internal};
@@ -265,7 +265,7 @@ async fn describe(
     let partitions: Vec<_> = wanted.map(|partition| (partition.name.clone(), partition.id)).collect();
     let alive = live::rows(collection, &partitions, (segments, moment.timestamp), attempt).await?;
     let rows: u64 = alive.values().map(|alive| alive.rows).sum();
-    warnings.extend(alive.iter().filter_map(|(name, alive)| newest::told(name, &alive.newest)));
+    warnings.extend(alive.values().filter_map(|alive| alive.warning.clone()));
     if rows == 0 {
         warnings.push(format!("collection '{}' has no rows: the backup holds its schema alone", collection.name));
     }

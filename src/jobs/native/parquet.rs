@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 
+use super::beyond::Beyond;
 use super::files::SegmentFiles;
 use super::{Contents, Plan, counted_as, stored};
 use crate::binlog::layout::NEWEST_STORAGE;
@@ -140,21 +141,21 @@ async fn rows(
     let all: u64 = contents.segments.iter().map(|files| files.segment.rows).sum();
     control.expect(all, all.saturating_mul(collection.schema.estimated_row_bytes() as u64));
     let at = contents.moment.timestamp;
+    let open_deletes = |file| stored::open(&plan.storage, file).boxed();
+    let beyond = Beyond::read(&contents.segments, at, open_deletes).await?;
     let (mut sets, mut older) = (BTreeMap::new(), Vec::new());
     for name in names {
         control.enter(Phase::Reading);
         let partitions = plan.identity.partitions.iter().filter(|one| counted_as(collection, &one.name) == *name);
         let partitions: Vec<i64> = partitions.map(|partition| partition.id).collect();
-        let (beyond, segments): (Vec<_>, Vec<_>) = contents
-            .segments
-            .iter()
-            .filter(|files| files.segment.partition < 0 || partitions.contains(&files.segment.partition))
-            .partition(|files| files.segment.is_level_zero);
+        let is_its =
+            |files: &&SegmentFiles| !files.segment.is_level_zero && partitions.contains(&files.segment.partition);
+        let segments: Vec<_> = contents.segments.iter().filter(is_its).collect();
         let newest = if collapses {
             let keys = async |index: usize| {
-                let (files, deltas) = open(plan, segments[index], &beyond, true).await?;
+                let (files, deltas) = open(plan, segments[index], true).await?;
                 let deletes = blocking(move || Deletes::read(&deltas, Some(at))).await?;
-                Ok((files, Arc::new(deletes)))
+                Ok((files, Arc::new(deletes.with(beyond.of(segments[index].segment.partition)))))
             };
             newest::among(segments.len(), &collection.schema, Some(at), |index| keys(index).boxed()).await?.0
         } else {
@@ -167,12 +168,10 @@ async fn rows(
     Ok((sets, older))
 }
 
-/// The files of a segment, or those of them that tell its keys and when they were written; and those of the deletes that
-/// hold for it, some of which are `beyond` it.
+/// The files of a segment, or those of them that tell its keys and when they were written; and those of its own deletes.
 async fn open(
     plan: &Plan,
     files: &SegmentFiles,
-    beyond: &[&SegmentFiles],
     keys_alone: bool,
 ) -> Result<(binlog::SegmentFiles, Vec<binlog::LogFile>)> {
     let inserts = if keys_alone {
@@ -180,7 +179,7 @@ async fn open(
     } else {
         files.inserts.clone()
     };
-    let deletes = files.deletes_with(beyond).cloned().collect();
+    let deletes = files.deletes.clone();
     stored::open_segment(&plan.storage, &SegmentFiles { segment: files.segment.clone(), inserts, deletes }).await
 }
 
@@ -188,7 +187,7 @@ async fn open(
 async fn sorted(
     plan: &Plan,
     (at, newest): (u64, Arc<Newest>),
-    beyond: &[&SegmentFiles],
+    beyond: &Beyond,
     segments: Vec<&SegmentFiles>,
     control: &Control,
 ) -> Result<Vec<Run>> {
@@ -200,10 +199,11 @@ async fn sorted(
     let lane = async || {
         let mut sorter = Sorter::new(key, GATHERED);
         while let Some(files) = next() {
-            let (segment, deltas) = open(plan, files, beyond, false).await?;
+            let (segment, deltas) = open(plan, files, false).await?;
+            let beyond: Vec<_> = beyond.of(files.segment.partition).collect();
             let (schema, newest, stopped) = (schema.clone(), Arc::clone(&newest), Arc::clone(&stop.0));
             sorter = blocking(move || {
-                let deletes = Arc::new(Deletes::read(&deltas, Some(at))?);
+                let deletes = Arc::new(Deletes::read(&deltas, Some(at))?.with(beyond));
                 let living = Living { deletes, newest, at: Some(at) };
                 let all: Vec<&str> = schema.stored_fields().map(|field| &*field.name).collect();
                 let segment = binlog::Segment::open(segment, &schema)?;

@@ -40,8 +40,8 @@ pub(super) struct SegmentPlan {
     deltas: Vec<RelativePath>,
     /// Whether a folder that no other segment is in stands between the partition's and its own.
     has_group: bool,
-    /// Deletes that other segments keep for this one.
-    beyond: Arc<Deletes>,
+    /// Deletes that other segments keep for this one, each set the same for several.
+    beyond: Vec<Arc<Deletes>>,
     at: Option<u64>,
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn pieces_and_beyond(
         let rows = digest.older_rows.and((!early).then_some(digest.rows));
         promised.insert(name.clone(), Promise { rows, set: None });
     }
-    let everywhere = deletes_of(backup, &info.l0_segments, at).await?;
+    let everywhere = Arc::new(deletes_of(backup, &info.l0_segments, at).await?);
     let mut deltas_beyond = deltas_of(&info.l0_segments)?;
     let row_bytes = collection.schema.estimated_row_bytes() as u64;
     let mut together: BTreeMap<String, Vec<SegmentPlan>> = BTreeMap::new();
@@ -109,14 +109,12 @@ pub(super) async fn pieces_and_beyond(
         promised.entry(name.clone()).or_default();
         let (l0, mut segments): (Vec<_>, Vec<_>) =
             partition.segment_backups.iter().cloned().partition(|segment| segment.is_l0);
-        let mut beyond = deletes_of(backup, &l0, at).await?;
+        let beyond = [Arc::new(deletes_of(backup, &l0, at).await?), Arc::clone(&everywhere)];
         deltas_beyond.extend(deltas_of(&l0)?);
-        beyond.merge(&everywhere);
-        let beyond = Arc::new(beyond);
         segments.sort_unstable_by_key(|segment| segment.segment_id);
         for segment in segments {
             segment.require_known()?;
-            together.entry(name.clone()).or_default().push(plan(&segment, Arc::clone(&beyond), at)?);
+            together.entry(name.clone()).or_default().push(plan(&segment, beyond.to_vec(), at)?);
         }
     }
     let mut pieces = Vec::new();
@@ -140,7 +138,7 @@ pub(super) async fn pieces_and_beyond(
 }
 
 /// Which files are a segment's.
-fn plan(info: &SegmentInfo, beyond: Arc<Deletes>, at: Option<u64>) -> Result<SegmentPlan> {
+fn plan(info: &SegmentInfo, beyond: Vec<Arc<Deletes>>, at: Option<u64>) -> Result<SegmentPlan> {
     // A field that is named without files is not one that is not named.
     let mut fields: BTreeMap<i64, Vec<RelativePath>> =
         info.binlogs.iter().map(|field| (field.field_id, Vec::new())).collect();
@@ -173,7 +171,7 @@ async fn deletes_of(backup: &Backup, segments: &[SegmentInfo], at: Option<u64>) 
     let mut all = Deletes::default();
     for segment in segments {
         let files = files(backup, &deltas(segment)?, true).await?;
-        all.merge(&blocking(move || Deletes::read(&files, at)).await?);
+        all = blocking(move || files.iter().try_for_each(|file| all.add(file, at)).map(|()| all)).await?;
     }
     Ok(all)
 }
@@ -231,7 +229,7 @@ impl SegmentPlan {
     /// See [`Piece::import_folders`]: the folder that the segment's own is in, of which it has to be the only one.
     pub(super) fn import_folders(&self) -> Option<(String, Option<String>)> {
         // Servers that keep several fields in one file are not asked to import them: none could be tried.
-        if self.is_packed || !self.has_group || !self.beyond.is_empty() {
+        if self.is_packed || !self.has_group || self.beyond.iter().any(|deletes| !deletes.is_empty()) {
             return None;
         }
         // insert_log/<collection>/<partition>/<group>/<segment>/<field>/<log>, and without a field for deletes.
@@ -256,10 +254,7 @@ impl SegmentPlan {
         needed.extend([key, TIMESTAMP_FIELD]);
         let deltas = files(backup, &self.deltas, proven).await?;
         let at = self.at;
-        let mut deletes = blocking(move || Deletes::read(&deltas, at)).await?;
-        if !self.beyond.is_empty() {
-            deletes.merge(&self.beyond);
-        }
+        let deletes = blocking(move || Deletes::read(&deltas, at)).await?.with(self.beyond.iter().cloned());
         // Where fields have different numbers of files, only all together show which are left of an upload that was tried
         // again.
         let mut counts = self.fields.values().map(Vec::len);
