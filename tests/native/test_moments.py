@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pyarrow as pa
 import pytest
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
+from milvault import BackupParams
 from tests.conftest import Milvus
 from tests.faults.proxy import Call, proxy_to
 from tests.recipes import create, plain
@@ -101,6 +103,31 @@ async def test_what_is_seen_while_segments_are_written_must_still_be_there(serve
     made.raise_for_error()
     assert made.row_count == 60
     assert flushes == 4
+
+
+@pytest.mark.parametrize("storage_type", ["MILVUS_NATIVE", "LOCAL_FILE"])
+async def test_a_partition_that_is_made_before_the_moment_belongs_to_it(storage_type, server, native, name):
+    create(server.client, name, plain(60))
+    made: list[str] = []
+
+    def flush(call: Call) -> bytes:
+        if not made:
+            made.append("late")
+            server.client.create_partition(name, "late")
+            server.client.insert(name, list(plain(20, start=1000).rows), partition_name="late")
+        return call.forward()
+
+    with proxy_to(server.uri) as proxy:
+        proxy.add("Flush", flush, times=None)
+        async with native(milvus=Milvus(proxy.uri, "server", server.client)) as manager:
+            backup = await manager.create_backup(name, BackupParams(storage_type=storage_type, source="auto"))
+            backup.raise_for_error()
+            assert made
+            assert backup.metadata.snapshot["kind"] == "snapshot"
+            assert backup.row_count == 80
+            assert "late" in backup.metadata.partition_names
+            with await manager.open_backup(backup.backup_id, columns=["id"], partition_names=["late"]) as reader:
+                assert sorted(pa.table(reader)["id"].to_pylist()) == list(range(1000, 1020))
 
 
 @pytest.mark.parametrize("code", [600, 0], ids=["by code", "by text"])

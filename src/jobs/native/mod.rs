@@ -42,7 +42,7 @@ use super::control::{Control, Phase, deadline};
 use super::read::ALL_PARTITIONS;
 use super::{Session, recover, written};
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::{Client, Identity, Segment};
+use crate::milvus::{Client, Identity, PartitionIdentity, Segment};
 use crate::repository::manifest::{Manifest, SnapshotKind, StorageType};
 use crate::repository::names::RelativePath;
 use crate::repository::tables::SCHEMA_FILE;
@@ -61,8 +61,9 @@ struct Plan {
     collection: Collection,
     indexes: Vec<Index>,
     identity: Identity,
-    /// The partitions that are backed up.
+    /// The partitions that are backed up: all that there were at the moment, unless they were chosen.
     partitions: Vec<String>,
+    chosen: bool,
     /// The moment is that of a set, and no other one will do.
     pinned: bool,
     /// Milvus keeps the files as long as there is a plan.
@@ -127,28 +128,37 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     let client = session.client_in(request.database.as_deref()).await?;
     client.segments(&request.collection_name).await?; // a server without them, or without the collection, is told first
     recover::interrupted_restores(session, &client, None).await?;
-    let collection = client.describe(&request.collection_name).await?;
+    let mut collection = client.describe(&request.collection_name).await?;
     let wanted = request.wanted_partitions(&collection)?;
-    let partitions = if wanted.is_empty() { collection.partitions.clone() } else { wanted };
-    let indexes = client.indexes(&collection.name).await?;
-    let identity = client.identity(&collection.name).await?;
     let pinned = request.moment.is_some();
     // Another member of a set may not be copied yet.
     let ending = if pinned { Ending::Left } else { Ending::Resumed };
-    let kept = keeping::keep(session, identity.collection, ending).await;
-    let plan = Plan { client, storage, collection, indexes, identity, partitions, pinned, _kept: kept };
-    let contents = plan.contents(request.moment.clone()).await?;
+    let kept = keeping::keep(session, client.number(&collection.name).await?, ending).await;
+    let moment = if let Some(moment) = &request.moment {
+        moment.clone()
+    } else {
+        let moment = taken(&client, &collection.name).await?;
+        // Anew: a partition that was made since may have rows at the moment.
+        collection = client.describe(&collection.name).await?;
+        moment
+    };
+    let indexes = client.indexes(&collection.name).await?;
+    let identity = client.identity(&collection.name).await?;
+    let chosen = !wanted.is_empty();
+    let partitions = if chosen { wanted } else { collection.partitions.clone() };
+    let plan = Plan { client, storage, collection, indexes, identity, partitions, chosen, pinned, _kept: kept };
+    let contents = plan.contents(Some(moment)).await?;
     let link = if request.storage_type == StorageType::MilvusNative { request.link } else { Link::Never };
     check_space(repository, &plan, &contents, link)?;
     Ok((plan, contents))
 }
 
 impl Plan {
-    /// A moment, and the files that hold it. `pinned` is the moment that it has to be, if one is given.
-    async fn contents(&self, pinned: Option<Moment>) -> Result<Contents> {
+    /// A moment, and the files that hold it: the given one, or another where it has to be and may.
+    async fn contents(&self, mut given: Option<Moment>) -> Result<Contents> {
         let name = &self.collection.name;
         for _ in 0..PLANS {
-            let moment = if let Some(moment) = &pinned { moment.clone() } else { self.moment().await? };
+            let moment = if let Some(moment) = given.take() { moment } else { self.moment().await? };
             let segment = match files::list(&self.storage, &self.of_partitions(&moment)).await? {
                 Listed::Whole(segments) => return Ok(Contents { moment, segments }),
                 Listed::Without(segment) => segment,
@@ -157,7 +167,7 @@ impl Plan {
             if self.client.segments(name).await?.iter().any(|live| live.id == segment.id) {
                 return Err(self.not_here(&segment));
             }
-            if pinned.is_some() {
+            if self.pinned {
                 return Err(replaced(&segment));
             }
             tracing::info!(segment.id, "the files of a segment went before they were copied: a new moment is taken");
@@ -169,9 +179,20 @@ impl Plan {
         .temporary())
     }
 
+    /// Another moment of the same partitions.
     async fn moment(&self) -> Result<Moment> {
-        let taken = snapshot::take(&[(self.client.clone(), self.collection.name.clone())]).await?;
-        taken.into_iter().next().ok_or_else(|| internal("a moment of no collection"))
+        let name = &self.collection.name;
+        let moment = taken(&self.client, name).await?;
+        let now = self.client.identity(name).await?;
+        let is_new = |other: &PartitionIdentity| self.identity.partitions.iter().all(|known| known.id != other.id);
+        match now.partitions.iter().find(|other| is_new(other)) {
+            Some(new) if !self.chosen => Err(Error::new(
+                Kind::Backup,
+                format!("partition '{}' of '{name}' was made while the backup began; make the backup again", new.name),
+            )
+            .temporary()),
+            _ => Ok(moment),
+        }
     }
 
     /// Those of a moment's segments that hold what is backed up.
@@ -198,6 +219,11 @@ impl Plan {
         .with("error_code", "segment_missing")
         .with("permissions_issue", false)
     }
+}
+
+async fn taken(client: &Client, name: &str) -> Result<Moment> {
+    let taken = snapshot::take(&[(client.clone(), name.to_owned())]).await?;
+    taken.into_iter().next().ok_or_else(|| internal("a moment of no collection"))
 }
 
 fn replaced(segment: &Segment) -> Error {
