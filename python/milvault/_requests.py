@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ._moments import Moment, hybrid_timestamp
+from ._urls import fault_of
 from .enums import BackupStorageType, BackupType, LinkPolicy
 from .errors import InvalidArgumentError
 
@@ -330,7 +331,7 @@ def copy_request(
     options = repository_settings(config)["options"] if storage_options is None else storage_options
     return {
         **_named(backup, collection_name),
-        "to": {"root": checked_name("to", root), "options": options},
+        "to": {"root": _checked_place("to", root), "options": options},
         "verify_after": verify_after,
         "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
@@ -356,7 +357,7 @@ def adopt_request(
     if link not in LinkPolicy.__members__:
         raise InvalidArgumentError(f"link has to be one of {', '.join(LinkPolicy.__members__)}, not {link!r}")
     return {
-        "source": checked_name("source", source),
+        "source": _checked_place("source", source),
         "options": options,
         "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
         "checksum_algorithm": config.checksum_algorithm.value,
@@ -385,7 +386,14 @@ def _named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[
     if isinstance(backup, os.PathLike):  # a path, also where it has no slash, which is what tells one from a name
         text = os.fspath(backup)
         backup = text if "/" in text or not text else f"./{text}"
-    return {"backup": checked_name("backup_id", backup), "collection_name": name}
+    return {"backup": _checked_place("backup_id", backup), "collection_name": name}
+
+
+def _checked_place(argument: str, place: object) -> str:
+    text = checked_name(argument, place)
+    if fault := fault_of(text):
+        raise InvalidArgumentError(f"{argument}: {fault[1]}")
+    return text
 
 
 def _unset(params: BackupParams | RestoreParams | VerificationParams, **config_values: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
 from ._model import Count, Level, Model, PositiveCount, PositiveRate, PositiveSeconds, Seconds
+from ._urls import fault_of
 from .enums import BackupStorageType, ChecksumAlgorithm, LinkPolicy
 
 if TYPE_CHECKING:
@@ -25,17 +26,8 @@ def _path_text(value: Any) -> Any:
 
 def _without_credentials(root: str) -> str:
     """`root`, unless it is a URL that holds what would then show in every path."""
-    scheme, separator, rest = root.partition("://")
-    if separator and scheme != "file":
-        if "@" in rest.partition("/")[0]:
-            raise PydanticCustomError(
-                "credentials_in_url",
-                "a URL must not hold a user's name or a password; give them as storage_options or in the environment",
-            )
-        if "?" in rest or "#" in rest:
-            raise PydanticCustomError(
-                "options_in_url", "a URL must end with the prefix; give what follows '?' or '#' as storage_options"
-            )
+    if fault := fault_of(root):
+        raise PydanticCustomError(*fault)
     return root
 
 

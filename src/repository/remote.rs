@@ -48,11 +48,6 @@ impl Remote {
     pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Self> {
         crate::tls::install_provider();
         let host = url.host_str().unwrap_or_default();
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid(
-                "credentials do not belong in the repository's URL: pass them in the environment or as options",
-            ));
-        }
         if host.is_empty() && url.scheme() != "memory" {
             return Err(invalid(format!("{url} names no bucket: write {}://bucket/prefix", url.scheme())));
         }

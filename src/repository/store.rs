@@ -22,6 +22,9 @@ use super::remote::Remote;
 use super::storage_error;
 pub use super::upload::Upload;
 
+/// How a store's URL may look.
+const URLS: &str = "s3://bucket/prefix, gs://, az:// or file:///folder";
+
 /// A place where files are kept. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -80,13 +83,20 @@ impl Store {
     /// configuration keys (`aws_endpoint`, `aws_allow_http`, …) and go before the environment's. Touches nothing; a
     /// local root that is missing is made by the first write.
     pub fn open(root: &str, options: &BTreeMap<String, String>) -> Result<Self> {
-        if root.contains("://") {
-            let url = Url::parse(root).map_err(|error| invalid(format!("{root:?} is not a URL: {error}")))?;
+        if let Some((scheme, rest)) = root.split_once("://") {
+            if !scheme.eq_ignore_ascii_case("file") {
+                check_open_to_all(rest)?;
+            }
+            // Not repeated where it is not understood: nobody knows which part of it is a secret then.
+            let url = Url::parse(root)
+                .map_err(|error| invalid(format!("the URL cannot be understood: {error}: write {URLS}")))?;
             if url.scheme() != "file" {
                 let remote = Remote::open(&url, options)?;
                 return Ok(Self::new(root.trim_end_matches('/').to_owned(), Backend::Remote(remote)));
             }
-            let folder = url.to_file_path().map_err(|()| invalid(format!("{root:?} does not name a local folder")))?;
+            let folder = url
+                .to_file_path()
+                .map_err(|()| invalid("a file:// URL that names no local folder: write file:///folder"))?;
             return Self::open_local(&folder);
         }
         if root.is_empty() || root.contains('\0') {
@@ -359,6 +369,21 @@ pub(super) enum Reading {
 /// Runs what blocks off the async threads; it runs to its end even where nobody waits for it any more.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| internal(format!("a thread for files ended: {error}")))
+}
+
+/// Refuses what follows a URL's `://` where it holds what would then show in every path. A secret may have slashes in it:
+/// an `@` is a sign of one wherever it is. What is refused is not repeated.
+fn check_open_to_all(rest: &str) -> Result<()> {
+    if rest.contains('@') {
+        return Err(invalid(
+            "a URL must not hold an '@', which a user's name or a password may stand before: pass those as storage \
+             options or in the environment",
+        ));
+    }
+    if rest.contains(['?', '#']) {
+        return Err(invalid("a URL must end with the prefix: pass what follows '?' or '#' as storage options"));
+    }
+    Ok(())
 }
 
 fn invalid(message: impl Into<String>) -> Error {

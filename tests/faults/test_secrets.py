@@ -46,6 +46,8 @@ TOKEN = "planted-user:planted-token-4711"
 PASSWORD = "planted-password-4712"
 STORE_KEY = "planted-store-key-4713"
 IN_A_URL = "planted-in-a-url-4714"
+# A secret key is Base64, in which slashes are.
+SLASHED_KEY = f"KEY:a/{IN_A_URL}+b"
 ROW_TEXT = "planted-row-text-4715"
 ROW_NUMBER = 471647164716
 DYNAMIC = "planted-dynamic-4717"
@@ -242,6 +244,11 @@ def test_a_password_in_an_address_is_refused_and_not_shown(everything):
         lambda: BackupManager.connect(None, f"s3://key:{IN_A_URL}@bucket/prefix"),
         lambda: BackupManager.connect(None, f"s3://{IN_A_URL}@bucket/prefix"),
         lambda: BackupManager.connect(None, f"az://container/prefix?sig={IN_A_URL}"),
+        lambda: BackupManager.connect(None, f"s3://{SLASHED_KEY}@bucket/prefix"),
+        lambda: BackupManager.connect(None, f"S3://bucket/{IN_A_URL}@prefix"),
+        lambda: BackupRecoveryConfig(journal_root=f"s3://{SLASHED_KEY}@bucket/prefix"),
+        lambda: BackupRecoveryConfig(milvus_storage=f"s3://{SLASHED_KEY}@bucket/files"),
+        lambda: BackupRecoveryConfig(milvus_storage={"url": f"s3://{SLASHED_KEY}@bucket/files"}),
         lambda: BackupManager.connect(None, "/backups", storage_options={"aws_secret_access_key": [IN_A_URL]}),
         lambda: BackupRecoveryConfig(password=IN_A_URL),
     ]
@@ -249,6 +256,38 @@ def test_a_password_in_an_address_is_refused_and_not_shown(everything):
         with pytest.raises((InvalidArgumentError, ValidationError)) as failure:
             attempt()
         everything.result(failure.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"s3://{SLASHED_KEY}@bucket/prefix",
+        f"s3://user:{IN_A_URL}@bucket/prefix",
+        f"az://container/prefix?sig={IN_A_URL}",
+        f"s3://{SLASHED_KEY}",  # no '@', but a password where a port would be
+    ],
+)
+async def test_a_secret_in_the_url_that_a_call_is_given_is_refused_and_not_shown(place, root, everything):
+    manager = BackupManager.connect(None, root)
+    for refused in (
+        manager.get_backup(place),
+        manager.verify_backup(place, "films"),
+        manager.restore_backup(place, "films"),
+        manager.export_backup(place, root / "rows.parquet"),
+        manager.delete_backup(place),
+        manager.copy_backup("first", to=place),
+        manager.adopt_backup(place),
+        manager.open_backup(place),
+    ):
+        with pytest.raises(BackupRecoveryError) as failure:
+            await refused
+        everything.result(failure.value)
+
+
+async def test_a_root_that_is_not_understood_is_not_repeated(everything):
+    with pytest.raises(InvalidArgumentError) as failure:
+        await BackupManager.connect(None, f"s3://{SLASHED_KEY}").list_backups()
+    everything.result(failure.value)
 
 
 def test_the_command_line_tells_no_secret(lite_tcp, name, root, tmp_path):
@@ -276,6 +315,13 @@ def test_the_command_line_tells_no_secret(lite_tcp, name, root, tmp_path):
         ["--config", broken, "list", "--json"],
         ["--root", f"s3://key:{IN_A_URL}@bucket/prefix", "list"],
         ["--root", f"s3://key:{IN_A_URL}@bucket/prefix", "list", "--json"],
+        ["--root", f"s3://{SLASHED_KEY}@bucket/prefix", "list"],
+        ["--root", f"s3://{SLASHED_KEY}@bucket/prefix", "list", "--json"],
+        ["--journal-root", f"s3://{SLASHED_KEY}@bucket/prefix", "list", "--json"],
+        ["--milvus-storage", f"s3://{SLASHED_KEY}@bucket/prefix", "list", "--json"],
+        ["copy", "first", "--to", f"s3://{SLASHED_KEY}@bucket/prefix", "--json"],
+        ["adopt", f"s3://{SLASHED_KEY}@bucket/prefix", "--json"],
+        ["show", f"s3://{SLASHED_KEY}@bucket/prefix", "--json"],
         ["--uri", f"http://user:{IN_A_URL}@127.0.0.1:9", "create", name],
         ["--uri", "http://127.0.0.1:9", "create", name, "--json"],
         ["restore", "first"],
