@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import functools
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -162,7 +163,7 @@ class ProgressTracker:
 
 
 class ProgressStream:
-    """A progress sink to iterate over: every `BackupProgress` of one job, ending with the job.
+    """A progress sink to iterate over: every `BackupProgress` of one call, ending with the call.
 
     Example:
         ```python
@@ -291,6 +292,23 @@ def reporting(progress: object, title: str) -> Iterator[Callable[[BackupProgress
         finish = getattr(sink, "finish", None)
         if callable(finish):
             finish()
+
+
+@contextlib.contextmanager
+def reporting_several(progress: object) -> Iterator[object]:
+    """What each of several calls is given as its `progress=`. The sink is told once that this was all.
+
+    With `True` each has a bar of its own.
+
+    Raises:
+        InvalidArgumentError: As for `reporting`.
+    """
+    if progress is True:
+        yield True
+        return
+    with reporting(progress, "") as sink:
+        # Wrapped, it has no `finish` that the end of one call would call.
+        yield None if sink is None else functools.partial(sink)
 
 
 def _sink_of(progress: object, title: str) -> Callable[[BackupProgress], Any] | None:

@@ -137,6 +137,7 @@ class FakeCore:
             "verify": {"ok": VERIFICATION},
             "restore": {"ok": RESTORED},
             "delete": {"ok": True},
+            "server_info": {"ok": {"version": "2.3.5", "kind": "STANDALONE", "uri": "http://127.0.0.1:19530"}},
             "list_collections": {"ok": ["articles"]},
             "has_collection": {"ok": True},
             "describe_collection": {"ok": {"name": "articles", "row_count": 7, "indexes": []}},

@@ -416,6 +416,41 @@ async def test_iterating_ends_also_where_the_call_is_refused_before_it_begins(ma
         assert [each async for each in stream] == []
 
 
+async def test_iterating_over_the_progress_of_several_ends_with_the_last(core, manager):
+    stream = ProgressStream()
+    task = asyncio.create_task(manager.create_backups("films, books, songs", progress=stream))
+    seen = [progress async for progress in stream]
+    assert [each.is_complete for each in seen].count(True) == 3
+    assert task.done() or (await task).success
+    # And where it is refused before the first of them.
+    for wanted, options in (("", {}), ("films", {"params": BackupParams(backup_name="a"), "name": "b"})):
+        stream = ProgressStream()
+        with pytest.raises(InvalidArgumentError):
+            await manager.create_backups(wanted, progress=stream, **options)
+        assert [each async for each in stream] == []
+
+
+async def test_a_sink_for_several_is_told_once_that_this_was_all(core, manager):
+    told = []
+
+    class Sink:
+        def __call__(self, progress):
+            told.append(progress.phase)
+
+        def finish(self):
+            told.append("finish")
+
+    await manager.create_backups("films, books", progress=Sink())
+    assert [each for each in told if each in ("done", "finish")] == ["done", "done", "finish"]
+
+
+async def test_several_have_a_bar_each(core, manager, capsys):
+    await manager.create_backups("films, books", progress=True)
+    told = capsys.readouterr().err
+    assert "Backing up films" in told
+    assert "Backing up books" in told
+
+
 def refused_by_closing(manager):
     async def attempt(sink):
         await manager.close()

@@ -9,7 +9,7 @@ from milvault._requests import backup_request, checked_timeout
 from milvault.enums import BackupState, BackupStorageType
 from milvault.errors import BackupCorruptedError, InvalidArgumentError
 from milvault.params import BackupParams
-from milvault.progress import reporting
+from milvault.progress import reporting, reporting_several
 from milvault.results import BackupMetadata, BackupResult, BackupSet, VerificationResult
 
 from . import Operations
@@ -98,6 +98,17 @@ class MakesBackups(Operations):
             backups.raise_for_error()
             ```
         """
+        with reporting_several(progress) as each:
+            return await self._backups(filter, name, params, each, timeout)
+
+    async def _backups(
+        self,
+        wanted: str | Iterable[str] | None,
+        name: str | None,
+        params: BackupParams | None,
+        progress: object,
+        timeout: float | None,
+    ) -> BackupSet:
         from milvault._sets import matching, patterns_of
 
         began = time.perf_counter()
@@ -107,7 +118,7 @@ class MakesBackups(Operations):
                 raise InvalidArgumentError(f"two names for one set: {name!r} and {params.backup_name!r}; give one")
             params = BackupParams.model_validate({**params.model_dump(exclude_unset=True), "backup_name": name})
         own = "default" if self.connection_manager is None else self.connection_manager.db_name
-        patterns = None if filter is None else patterns_of(filter, own)
+        patterns = None if wanted is None else patterns_of(wanted, own)
         backup_request("any", params, self.config, timeout)  # what would be wrong for each is said once
         results = []
         members = await matching(self._engine, patterns)
@@ -167,7 +178,7 @@ class MakesBackups(Operations):
         database: str | None,
         collection_name: str,
         params: BackupParams,
-        progress: ProgressSink,
+        progress: object,
         timeout: float | None,
         moment: dict[str, Any] | None = None,
     ) -> tuple[BackupResult, Outcome]:
