@@ -175,6 +175,7 @@ fn candidate(manifest: &Manifest, health: Health) -> Candidate {
         id: manifest.backup_id.clone(),
         created_at: manifest.created_at,
         backup_type: manifest.backup_type,
+        partitions: manifest.partition_names.iter().cloned().collect(),
         tags: manifest.tags.clone(),
         parent: manifest.parent.clone(),
         health,

@@ -5,6 +5,8 @@
 //! doubtful keeps more.
 //! - A backup whose time lies in the future (a clock was wrong) is kept, and takes nobody's place.
 //! - A backup that its last verification found damaged takes nobody's place either: those behind it move up.
+//! - Whatever the policy says, the newest verified backup stays, the newest of the whole collection, and of each
+//!   partition that was backed up by itself since, the newest: nothing goes that no other backup holds.
 //! - So neither a clock that is behind, nor a backup from the future, nor damage found in one backup makes another go
 //!   that would have stayed.
 
@@ -15,6 +17,9 @@ use serde::Deserialize;
 
 use super::manifest::BackupType;
 use super::names::BackupId;
+
+/// Partitions that a reason names.
+const NAMES_SHOWN: usize = 5;
 
 /// What to keep. Each rule by itself; 0 (or no tags) switches it off.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -45,6 +50,8 @@ pub struct Candidate {
     pub created_at: DateTime<Utc>,
     /// What it holds.
     pub backup_type: BackupType,
+    /// The partitions that it holds.
+    pub partitions: BTreeSet<String>,
     /// The user's tags.
     pub tags: Vec<String>,
     /// The backup that it builds on.
@@ -101,6 +108,7 @@ pub fn plan(policy: &Policy, now: DateTime<Utc>, candidates: &[Candidate]) -> Pl
     });
     keep_one_of_each(&mut reasons, &past, policy.monthly, |time| time.format("the month %Y-%m").to_string());
     keep_verified(&mut reasons, &past);
+    keep_each_part(&mut reasons, &past);
     keep_parents(&mut reasons, &newest_first);
 
     let kept = reasons.0;
@@ -165,6 +173,32 @@ fn keep_verified(reasons: &mut Reasons, newest_first: &[&Candidate]) {
     }
     if let Some(candidate) = newest_full.filter(|full| newest.is_some_and(|newest| newest.id != full.id)) {
         reasons.give(candidate, "the newest of the whole collection that is verified".to_owned());
+    }
+}
+
+/// The newest of the whole collection that is not known to be damaged, verified or not; and of what was backed up since
+/// by its partitions, the newest of each. What is older the whole one covers: it holds every partition, but for those
+/// that had been dropped.
+fn keep_each_part(reasons: &mut Reasons, newest_first: &[&Candidate]) {
+    let mut covered = BTreeSet::new();
+    for candidate in newest_first.iter().filter(|each| each.health != Health::Damaged) {
+        if candidate.backup_type == BackupType::FullCollection {
+            reasons.give(candidate, "the newest of the whole collection".to_owned());
+            return;
+        }
+        let names: Vec<_> = candidate.partitions.iter().filter(|name| covered.insert(name.as_str())).collect();
+        if !names.is_empty() {
+            reasons.give(candidate, newest_of(&names));
+        }
+    }
+}
+
+fn newest_of(partitions: &[&String]) -> String {
+    let shown: Vec<_> = partitions.iter().take(NAMES_SHOWN).map(|name| format!("{name:?}")).collect();
+    let word = if partitions.len() == 1 { "partition" } else { "partitions" };
+    match partitions.len() - shown.len() {
+        0 => format!("the newest of {word} {}", shown.join(", ")),
+        more => format!("the newest of {word} {} and {more} more", shown.join(", ")),
     }
 }
 

@@ -23,10 +23,17 @@ fn aged(number: usize, hours: i64) -> Candidate {
         id: id(number),
         created_at: now() - TimeDelta::hours(hours),
         backup_type: BackupType::FullCollection,
+        partitions: BTreeSet::from(["_default".to_owned()]),
         tags: Vec::new(),
         parent: None,
         health: Health::Unknown,
     }
+}
+
+/// A backup of some partitions that is so many hours old.
+fn parts(number: usize, hours: i64, names: &[&str]) -> Candidate {
+    let partitions = names.iter().map(|&name| name.to_owned()).collect();
+    Candidate { backup_type: BackupType::Partition, partitions, ..aged(number, hours) }
 }
 
 /// The numbers of the backups that are kept.
@@ -60,7 +67,7 @@ fn the_minimum_stays_however_old_it_is() {
     let old: Vec<_> = (0..6).map(|number| aged(number, 10_000 + i64::try_from(number).unwrap())).collect();
     assert_eq!(kept(&Policy { count: 1, days: 1, minimum: 3, ..NOTHING }, &old), set(&[0, 1, 2]));
     assert_eq!(kept(&Policy { minimum: 100, ..NOTHING }, &old).len(), 6);
-    assert_eq!(kept(&NOTHING, &old), set(&[]));
+    assert_eq!(kept(&NOTHING, &old), set(&[0]));
 }
 
 #[test]
@@ -99,7 +106,56 @@ fn the_newest_verified_one_always_stays_and_the_newest_whole_one() {
     assert_eq!(kept(&Policy { count: 1, ..NOTHING }, &backups), set(&[0, 3]));
     backups[3].backup_type = BackupType::Partition;
     assert_eq!(kept(&Policy { count: 1, ..NOTHING }, &backups), set(&[0, 3, 4]));
-    assert_eq!(kept(&NOTHING, &backups), set(&[3, 4]));
+    assert_eq!(kept(&NOTHING, &backups), set(&[0, 3, 4]));
+}
+
+#[test]
+fn the_only_backup_of_a_partition_stays() {
+    // 2025 once, 2026 every night, and never the whole.
+    let mut backups: Vec<_> =
+        (0..40).map(|night| parts(night, 24 * i64::try_from(night).unwrap(), &["2026"])).collect();
+    backups.push(parts(40, 24 * 300, &["2025"]));
+    backups.push(parts(41, 24 * 301, &["2025"]));
+    for health in [Health::Unknown, Health::Verified] {
+        for each in &mut backups {
+            each.health = health;
+        }
+        assert_eq!(kept(&Policy { count: 3, minimum: 2, days: 1, ..NOTHING }, &backups), set(&[0, 1, 2, 40]));
+    }
+    let told = plan(&NOTHING, now(), &backups).kept;
+    assert_eq!(told[&id(40)], ["the newest of partition \"2025\""]);
+    // Damaged, it leaves its place to the one behind it.
+    backups[40].health = Health::Damaged;
+    assert_eq!(kept(&NOTHING, &backups), set(&[0, 41]));
+}
+
+#[test]
+fn the_newest_of_the_whole_stays_verified_or_not_and_covers_what_is_older() {
+    let mut backups: Vec<_> =
+        (0..40).map(|night| parts(night, 24 * i64::try_from(night).unwrap(), &["2026"])).collect();
+    backups[0].health = Health::Verified;
+    backups.push(parts(40, 24 * 50, &["2025"]));
+    backups.push(aged(41, 24 * 100));
+    backups.push(aged(42, 24 * 101));
+    // Of a partition that is dropped since, or in the whole one too: nobody can tell, and need not.
+    backups.push(parts(43, 24 * 200, &["2024"]));
+    assert_eq!(kept(&Policy { count: 1, ..NOTHING }, &backups), set(&[0, 40, 41]));
+    let told = plan(&NOTHING, now(), &backups).kept;
+    assert_eq!(told[&id(0)], ["the newest that is verified", "the newest of partition \"2026\""]);
+    assert_eq!(told[&id(41)], ["the newest of the whole collection"]);
+    backups[41].health = Health::Damaged;
+    assert_eq!(kept(&NOTHING, &backups), set(&[0, 40, 42]));
+    // One from the future covers nothing.
+    backups.push(aged(44, -24));
+    assert_eq!(kept(&NOTHING, &backups), set(&[0, 40, 42, 44]));
+}
+
+#[test]
+fn a_reason_names_some_partitions() {
+    let told = |names: &[&str]| plan(&NOTHING, now(), &[parts(0, 1, names)]).kept.remove(&id(0)).unwrap().concat();
+    assert_eq!(told(&["a", "b"]), "the newest of partitions \"a\", \"b\"");
+    let seven = told(&["a", "b", "c", "d", "e", "f", "g"]);
+    assert_eq!(seven, "the newest of partitions \"a\", \"b\", \"c\", \"d\", \"e\" and 2 more");
 }
 
 #[test]
@@ -110,6 +166,7 @@ fn damaged_ones_take_nobodys_place() {
     assert_eq!(kept(&Policy { count: 2, ..NOTHING }, &backups), set(&[0, 1, 2, 3]));
     assert_eq!(kept(&Policy { minimum: 2, ..NOTHING }, &backups), set(&[0, 1, 2, 3]));
     assert_eq!(kept(&Policy { daily: 2, ..NOTHING }, &backups), set(&[1, 3]));
+    assert_eq!(kept(&NOTHING, &backups), set(&[1]));
 }
 
 #[test]
@@ -142,7 +199,7 @@ fn parents_in_a_circle_or_gone_do_no_harm() {
     backups[1].parent = Some(id(0));
     backups[2].parent = Some(id(99));
     assert_eq!(kept(&Policy { count: 1, ..NOTHING }, &backups), set(&[0, 1]));
-    assert_eq!(kept(&NOTHING, &backups), set(&[]));
+    assert_eq!(kept(&NOTHING, &backups), set(&[0, 1]));
     backups[0].parent = Some(id(0));
     assert_eq!(kept(&Policy { count: 1, ..NOTHING }, &backups), set(&[0]));
 }
@@ -197,6 +254,17 @@ mod oracle {
             })
             || newest_verified(false)
             || newest_verified(true)
+            || holds_what_no_other_does(one, &past)
+    }
+
+    /// Whether it holds a partition, or the whole, that no newer one does; the whole holds every partition.
+    fn holds_what_no_other_does(one: &Candidate, past: &[&Candidate]) -> bool {
+        let is_whole = |other: &Candidate| other.backup_type == BackupType::FullCollection;
+        let mut later = past.iter().filter(|other| sound(other) && newer(other, one));
+        let of = |name: &String| {
+            past.iter().any(|other| sound(other) && newer(other, one) && other.partitions.contains(name))
+        };
+        sound(one) && !later.any(|other| is_whole(other)) && (is_whole(one) || !one.partitions.iter().all(of))
     }
 
     pub(super) fn kept(policy: &Policy, now: DateTime<Utc>, all: &[Candidate]) -> BTreeSet<BackupId> {
@@ -225,13 +293,16 @@ fn backups() -> impl Strategy<Value = Vec<Candidate>> {
     // Hours before now: dense days, sparse months, a few from the future, some at the same instant.
     let age = prop_oneof![4 => 0_i64..200, 2 => 0_i64..3000, 1 => -100_i64..1];
     let health = prop_oneof![3 => Just(Health::Unknown), 1 => Just(Health::Verified), 1 => Just(Health::Damaged)];
-    let one = (age, health, any::<bool>(), proptest::sample::subsequence(vec!["a", "b", "c"], 0..=1), 0..60_usize);
+    let kind =
+        (prop_oneof![1 => Just(true), 4 => Just(false)], proptest::sample::subsequence(vec!["p", "q", "r"], 0..=3));
+    let one = (age, health, kind, proptest::sample::subsequence(vec!["a", "b", "c"], 0..=1), 0..60_usize);
     proptest::collection::vec(one, 0..24).prop_map(|all| {
-        let build = |(number, (hours, health, full, tags, parent)): (usize, (i64, Health, bool, Vec<&str>, usize))| {
-            let backup_type = if full { BackupType::FullCollection } else { BackupType::Partition };
+        type Drawn<'a> = (i64, Health, (bool, Vec<&'a str>), Vec<&'a str>, usize);
+        let build = |(number, (hours, health, (full, names), tags, parent)): (usize, Drawn)| {
             let tags = tags.into_iter().map(str::to_owned).collect();
             let parent = (parent < 24).then(|| id(parent));
-            Candidate { backup_type, tags, parent, health, ..aged(number, hours) }
+            let made = if full { aged(number, hours) } else { parts(number, hours, &names) };
+            Candidate { tags, parent, health, ..made }
         };
         all.into_iter().enumerate().map(build).collect()
     })

@@ -37,6 +37,8 @@ class Made:
     verified: bool | None = None
     tags: list[str] = field(default_factory=list)
     collection: str = "articles"
+    partitions: list[str] | None = None
+    """Those that it holds by themselves; `None` for the whole collection."""
 
     @property
     def order(self) -> tuple[dt.datetime, str]:
@@ -47,7 +49,9 @@ class Made:
         return f"b{self.created_at:%Y%m%dT%H%M%SZ}_{self.number:06x}"
 
     def put(self, root: Path) -> Path:
-        return put(root, manifest(self.created_at, self.number, self.collection, tags=self.tags), self.verified)
+        parts = {} if self.partitions is None else {"partition_names": self.partitions, "backup_type": "PARTITION"}
+        made = manifest(self.created_at, self.number, self.collection, tags=self.tags, **parts)
+        return put(root, made, self.verified)
 
 
 def newest_of_period(one: Made, past: list[Made], count: int, period: Callable[[dt.datetime], tuple[int, ...]]) -> bool:
@@ -65,6 +69,7 @@ def stays(one: Made, everything: list[Made], policy: dict, now: dt.datetime) -> 
     past = [other for other in everything if other.created_at <= now and other.collection == one.collection]
     ahead = sum(other.order > one.order and other.verified is not False for other in past)
     whole = [other.order for other in past if other.verified]
+    full = [other.order for other in past if other.verified and other.partitions is None]
     return (
         ahead < max(policy["retention_count"], policy["min_backups_to_keep"])
         or bool(policy["retention_days"] and now - one.created_at <= dt.timedelta(days=policy["retention_days"]))
@@ -73,7 +78,17 @@ def stays(one: Made, everything: list[Made], policy: dict, now: dt.datetime) -> 
         or newest_of_period(one, past, policy["retention_weekly"], lambda t: t.isocalendar()[:2])
         or newest_of_period(one, past, policy["retention_monthly"], lambda t: (t.year, t.month))
         or (bool(whole) and one.order == max(whole))
+        or (bool(full) and one.order == max(full))
+        or holds_what_no_newer_one_does(one, past)
     )
+
+
+def holds_what_no_newer_one_does(one: Made, past: list[Made]) -> bool:
+    newer = [other for other in past if other.verified is not False and other.order > one.order]
+    if one.verified is False or any(other.partitions is None for other in newer):
+        return False
+    held = {name for other in newer for name in other.partitions}
+    return one.partitions is None or not set(one.partitions) <= held
 
 
 def random_backups(chance: random.Random, now: dt.datetime) -> list[Made]:
@@ -84,7 +99,8 @@ def random_backups(chance: random.Random, now: dt.datetime) -> list[Made]:
         created_at = (now - dt.timedelta(hours=hours)).replace(second=30, microsecond=0)
         verified = chance.choice([None, None, True, False])
         tags = chance.choice([[], [], ["audit"], ["nightly"], ["audit", "nightly"]])
-        made.append(Made(created_at, number, verified, tags, chance.choice(["articles", "films"])))
+        parts = chance.choice([None, ["2025"], ["2026"], ["2026"], ["2025", "2026"], []])
+        made.append(Made(created_at, number, verified, tags, chance.choice(["articles", "films"]), parts))
     return made
 
 
@@ -158,7 +174,8 @@ async def test_every_reason_is_told(root):
     async with BackupManager.connect(None, root) as manager:
         kept = (await manager.apply_retention_policy("articles", dry_run=True, **rules))["kept"]
     reasons = [kept[one.backup_id] for one in made]
-    assert reasons[0] == f"one of the 1 newest; the newest of the day {made[0].created_at:%Y-%m-%d}"
+    day = f"{made[0].created_at:%Y-%m-%d}"
+    assert reasons[0] == f"one of the 1 newest; the newest of the day {day}; the newest of the whole collection"
     assert reasons[1:] == ["the newest that is verified", "tagged 'audit'".replace("'", '"')]
     assert "its time lies in the future" in kept.values()
 
@@ -196,7 +213,24 @@ async def test_the_last_verified_backup_is_never_deleted(root):
     async with BackupManager.connect(None, root) as manager:
         for _ in range(2):
             await manager.apply_retention_policy("articles", **NOTHING)
-        assert [backup.backup_id for backup in await manager.list_backups()] == [made[35].backup_id]
+        left = [backup.backup_id for backup in await manager.list_backups()]
+        assert left == [made[0].backup_id, made[35].backup_id]
+
+
+async def test_the_last_backup_of_a_partition_or_of_the_whole_is_never_deleted(root):
+    made = [*daily(40, partitions=["2026"], verified=True), *daily(4, partitions=["2025"])]
+    for number, one in enumerate(made[40:]):
+        one.created_at -= dt.timedelta(days=100 + 100 * number)
+        one.number = 100 + number
+    made[42].partitions = made[43].partitions = None  # the last two of the whole collection, never verified
+    for one in made:
+        one.put(root)
+    async with BackupManager.connect(None, root) as manager:
+        kept = (await manager.apply_retention_policy("articles", **{**NOTHING, "retention_count": 1}))["kept"]
+        assert {backup.backup_id for backup in await manager.list_backups()} == set(kept)
+    assert list(kept) == sorted(made[number].backup_id for number in (0, 40, 42))
+    assert kept[made[40].backup_id] == 'the newest of partition "2025"'
+    assert kept[made[42].backup_id] == "the newest of the whole collection"
 
 
 async def test_policies_of_databases_do_not_mix(root):

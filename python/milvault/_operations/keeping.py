@@ -152,9 +152,9 @@ class KeepsBackups(Operations):
         """Deletes the backups that no rule keeps, each collection's by themselves. Needs no server.
 
         A backup stays where any rule keeps it: it is among the newest (`retention_count`, `min_backups_to_keep`), young
-        (`retention_days`), the newest of a day, week or month, tagged, the newest that is verified, its time lies in
-        the future, or a backup that stays builds on it. Backups that are being made or read, or whose manifest is
-        damaged, are left alone.
+        (`retention_days`), the newest of a day, week or month, tagged, the newest that is verified, the newest of the
+        whole collection, or of a partition since then, its time lies in the future, or a backup that stays builds on
+        it. Backups that are being made or read, or whose manifest is damaged, are left alone.
 
         Args:
             collection_name: Only this collection's. Unset: every collection's.
