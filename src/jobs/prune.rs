@@ -65,7 +65,7 @@ async fn carry_out(repository: &Repository, review: &Review, control: &Control) 
     control.begin();
     control.enter(Phase::Cleaning);
     for half in &review.half_deleted {
-        if let Err(error) = repository.remove(half).await {
+        if let Err(error) = repository.finish(half).await {
             tracing::warn!(%error, backup_id = %half.id, "a deletion that was begun before could not be finished");
         }
     }

@@ -93,7 +93,7 @@ pub use manifest::{
     BackupType, Digest, Manifest, PartitionDigest, Resumed, Snapshot, SnapshotKind, State, StorageType,
 };
 pub use names::{BackupId, RelativePath};
-pub use prune::{Doomed, Review};
+pub use prune::{Doomed, HalfDeleted, Review};
 pub use retention::Policy;
 pub use store::Store;
 pub use tables::{Checksums, ChunkEntry, ChunkTable, FileSum};

@@ -16,6 +16,7 @@ use super::look::{Depth, Found, Place, look};
 use super::manifest::{Manifest, State};
 use super::names::{BackupId, RelativePath, split_folder};
 use super::retention::{Candidate, Health, Policy, plan};
+use super::store::Version;
 use super::sweep::{READERS, lock_path};
 use super::verdict::health;
 
@@ -29,7 +30,17 @@ pub struct Review {
     /// What is left alone, and why: it is being made or read, or its manifest is damaged.
     pub left_alone: BTreeMap<BackupId, String>,
     /// What somebody began to delete; it is left alone in the plan, and finished when the plan is carried out.
-    pub half_deleted: Vec<Doomed>,
+    pub half_deleted: Vec<HalfDeleted>,
+}
+
+/// A backup that somebody began to delete.
+#[derive(Debug)]
+pub struct HalfDeleted {
+    /// Its id.
+    pub id: BackupId,
+    folder: String,
+    manifest: Box<Manifest>,
+    version: Version,
 }
 
 /// A backup that goes.
@@ -84,11 +95,12 @@ impl Repository {
         let mut complete = BTreeMap::new();
         for Place { id, found, verification, .. } in places {
             match found {
-                Found::Manifest(manifest, _) => match manifest.state {
+                Found::Manifest(manifest, version) => match manifest.state {
                     State::Completed => _ = complete.insert(id, (manifest, health(verification.as_ref()))),
                     State::Deleting => {
-                        review.left_alone.insert(id, "its deletion was begun and is to be finished".to_owned());
-                        review.half_deleted.push(Doomed::new(&manifest, folder));
+                        let why = "its deletion was begun and is to be finished".to_owned();
+                        review.left_alone.insert(id.clone(), why);
+                        review.half_deleted.push(HalfDeleted { id, folder: folder.to_owned(), manifest, version });
                     }
                     State::Failed => {}
                 },
@@ -155,6 +167,13 @@ impl Repository {
             Standing::Absent | Standing::Dead(_) => None,
         });
         Ok(alive.collect())
+    }
+
+    /// Finishes a deletion that somebody began, unless it was taken back since the review, or the backup is being read:
+    /// then it is a backup like others, which the next review judges.
+    pub async fn finish(&self, half: &HalfDeleted) -> Result<()> {
+        self.finish_begun(&Place::at(&half.folder, &half.id), &half.manifest, &half.version).await?;
+        self.remove_traces(&half.folder, &half.id).await
     }
 
     /// Deletes a backup that goes; `false` where it has gone already.

@@ -173,6 +173,36 @@ async fn a_sweep_finishes_a_deletion_but_none_that_was_taken_back() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_was_taken_back_since_the_review_is_not_finished_and_another_is() {
+    for site in Site::each() {
+        for taken_back in [true, false] {
+            let made = make_in_order(&site.repository, &["old", "new"]).await;
+            let (store, id) = (&site.repository.store, made[1].id());
+            let file = path(&format!("films/{id}/metadata.json"));
+            let Found::Manifest(manifest, version) = look(store, "films", id).await.unwrap() else { panic!() };
+            let mut marked = manifest.clone();
+            marked.state = State::Deleting;
+            let seen = store.replace_if(&file, &version, marked.to_bytes().unwrap().into()).await.unwrap().unwrap();
+            let review = site.repository.review(None, None, &newest(1), Utc::now()).await.unwrap();
+            assert_eq!(review.half_deleted.iter().map(|half| &half.id).collect::<Vec<_>>(), [id]);
+            if taken_back {
+                let back = store.replace_if(&file, &seen, manifest.to_bytes().unwrap().into()).await.unwrap();
+                assert!(back.is_some());
+            }
+            site.repository.finish(&review.half_deleted[0]).await.unwrap();
+            assert_eq!(names(&site.repository).await, if taken_back { vec!["new", "old"] } else { vec!["old"] });
+            if taken_back {
+                assert!(made[1].check_files(false, &|_| {}).await.unwrap().is_whole());
+            }
+            for backup in site.repository.list(None, None).await.unwrap().backups {
+                site.repository.delete(backup.manifest.backup_id.as_str(), None, None).await.unwrap();
+            }
+            assert!(site.everything().await.is_empty(), "{:?}", site.everything().await);
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_that_prune_at_once_delete_the_same_backups() {
     for site in Site::each() {
         make_in_order(&site.repository, &["one", "two", "three", "four", "five"]).await;

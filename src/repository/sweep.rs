@@ -78,9 +78,14 @@ impl Repository {
             // The reader had left, and a sweep has sealed the deletion.
         }
         finish_deletion(&self.store, &place.folder, &place.id).await?;
-        self.store.remove_empty_folders(&format!("{}/{READERS}", place.folder)).await?;
+        self.remove_traces(&place.folder, &place.id).await
+    }
+
+    /// Removes the empty folders that are left where a backup was deleted.
+    pub(super) async fn remove_traces(&self, folder: &str, id: &BackupId) -> Result<()> {
+        self.store.remove_empty_folders(&format!("{folder}/{READERS}")).await?;
         // Never the folders of other backups: one that is being made has empty ones for a moment.
-        self.store.remove_empty_parents(&path_in(&place.folder, &place.id, manifest::FILE)?).await
+        self.store.remove_empty_parents(&path_in(folder, id, manifest::FILE)?).await
     }
 
     async fn refuse_while_read(&self, place: &Place) -> Result<()> {
