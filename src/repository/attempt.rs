@@ -27,7 +27,7 @@ use super::look::{Found, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{self, BackupId, RelativePath, check_backup_name, collection_folder, default_backup_name};
 use super::store::Store;
-use super::sweep::{delete_files, finish_deletion, lock_path, put_tombstone};
+use super::sweep::{clear_away, delete_files, lock_path, put_tombstone};
 use super::tables::{CHECKSUMS_FILE, Checksums, FileSum, VERIFICATION_FILE};
 use super::unfinished::{Predecessor, delete_notes};
 
@@ -408,7 +408,7 @@ impl Inner {
     }
 
     async fn clean(&self) -> Result<()> {
-        if self.committing && !put_tombstone(&self.store, &self.folder, &self.id, "the commit failed").await? {
+        if self.committing && put_tombstone(&self.store, &self.folder, &self.id, "the commit failed").await?.is_none() {
             // The commit may have come through after all. Then it stands.
             if let Found::Manifest(manifest, _) = look(&self.store, &self.folder, &self.id).await?
                 && manifest.state == State::Completed
@@ -420,6 +420,6 @@ impl Inner {
         if self.notes.load(Ordering::Relaxed) > 0 {
             delete_notes(&self.store, &self.folder, &self.id).await?;
         }
-        finish_deletion(&self.store, &self.folder, &self.id).await
+        clear_away(&self.store, &self.folder, &self.id).await
     }
 }

@@ -8,8 +8,11 @@ use futures::FutureExt;
 
 use crate::error::{Error, Kind};
 
-use super::testing::{Site, make, names, path};
-use super::{Backup, CopyReport, Repository};
+use super::look::{Found, look};
+use super::store::Version;
+use super::sweep::finish_deletion;
+use super::testing::{BEAT, Site, make, names, path};
+use super::{Backup, CopyReport, Repository, State};
 
 async fn copied(to: &Repository, backup: &Backup) -> crate::error::Result<CopyReport> {
     to.copy_from(backup, pending(), &|_| ready(()).boxed()).await
@@ -117,4 +120,65 @@ async fn within_one_object_store_the_store_copies() {
     let copy = to.find("one", Some("films"), None).await.unwrap();
     assert!(copy.check_files(false, &|_| ()).await.unwrap().is_whole());
     assert!(!copied(&Site::local().repository, &backup).await.unwrap().server_side);
+}
+
+/// Marks the copy of a backup as one that is being deleted; as a deletion does it that is then taken its time over.
+async fn mark(to: &Repository, backup: &Backup) -> Version {
+    let Found::Manifest(mut manifest, version) = look(&to.store, "films", backup.id()).await.unwrap() else { panic!() };
+    manifest.state = State::Deleting;
+    let at = path(&format!("films/{}/metadata.json", backup.id()));
+    to.store.replace_if(&at, &version, manifest.to_bytes().unwrap().into()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_copy_gives_way_to_a_deletion_that_goes_on() {
+    for to in Site::each() {
+        let from = Site::local();
+        let backup = make(&from.repository, "one").await;
+        copied(&to.repository, &backup).await.unwrap();
+        let version = mark(&to.repository, &backup).await;
+        let deleted = async {
+            let store = &to.repository.store;
+            for file in store.list(&format!("films/{}", backup.id())).await.unwrap() {
+                if !file.path.ends_with("metadata.json") {
+                    tokio::time::sleep(BEAT * 3).await;
+                    store.delete(&path(&file.path)).await.unwrap();
+                }
+            }
+            finish_deletion(store, "films", backup.id(), &version).await.unwrap();
+        };
+        let copied_meanwhile = async {
+            tokio::time::sleep(BEAT).await;
+            copied(&to.repository, &backup).await
+        };
+        let ((), refused) = tokio::join!(deleted, copied_meanwhile);
+        let error = refused.unwrap_err();
+        assert_eq!((error.kind(), error.is_temporary()), (Kind::InProgress, true), "{error:?}");
+        assert!(error.message().contains("is being deleted"), "{error}");
+        assert_eq!(to.repository.store.list("").await.unwrap(), []);
+        copied(&to.repository, &backup).await.unwrap();
+        let copy = to.repository.find("one", Some("films"), None).await.unwrap();
+        assert!(copy.check_files(false, &|_| ()).await.unwrap().is_whole());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_takes_the_place_of_what_a_dead_deletion_left_and_keeps_its_manifest() {
+    for to in Site::each() {
+        let from = Site::local();
+        let backup = make(&from.repository, "one").await;
+        copied(&to.repository, &backup).await.unwrap();
+        let marked = mark(&to.repository, &backup).await;
+        let schema = path(&format!("films/{}/schema.json", backup.id()));
+        to.repository.store.delete(&schema).await.unwrap();
+        let begun = std::time::Instant::now();
+        let report = copied(&to.repository, &backup).await.unwrap();
+        assert_eq!((report.files_copied, report.already_there), (7, false));
+        assert!(begun.elapsed() >= BEAT * 5);
+        let copy = to.repository.find("one", Some("films"), None).await.unwrap();
+        assert!(copy.check_files(false, &|_| ()).await.unwrap().is_whole());
+        // The deletion lived after all, and comes to its last step: this manifest is not the one that it marked.
+        finish_deletion(&to.repository.store, "films", backup.id(), &marked).await.unwrap();
+        assert_eq!(names(&to.repository).await, ["one"]);
+    }
 }

@@ -113,6 +113,7 @@ impl Repository {
             tell(source.manifest().compressed_size_bytes).await;
             return Ok(report);
         }
+        self.clear_half_deleted(source).await?;
         let manifest = source.twice(|| source.raw_manifest()).await?;
         self.clear_strays(source, &sums).await?;
         let copies = sums.files.iter().map(|(path, sum)| self.copy_file(source, path, sum, report.server_side, tell));
@@ -139,7 +140,7 @@ impl Repository {
         Ok(report)
     }
 
-    /// Whether the whole backup is in this repository. A half deleted one is cleared away first.
+    /// Whether the whole backup is in this repository.
     async fn is_there(&self, source: &Backup) -> Result<bool> {
         for Place { id, found, .. } in
             self.places(Some(&source.manifest().database), Some(&source.manifest().collection_name)).await?
@@ -153,15 +154,26 @@ impl Repository {
         match look(&self.store, source.folder(), source.id()).await? {
             Found::Nothing => Ok(false),
             Found::Manifest(present, _) if *present == *source.manifest() => Ok(true),
-            Found::Manifest(present, _) if present.state != State::Completed => {
-                finish_deletion(&self.store, source.folder(), source.id()).await?;
-                Ok(false)
-            }
+            Found::Manifest(present, _) if present.state != State::Completed => Ok(false),
             Found::Manifest(..) => Err(self.other_backup(source, source.id(), "another backup has its id")),
             Found::Damaged(error) => Err(error.context(format!(
                 "{} holds a damaged backup of this id: delete it there first",
                 self.store.display("")
             ))),
+        }
+    }
+
+    /// Clears away what is left of this backup where it was deleted here, or was swept while an earlier copier was at it.
+    /// [`Kind::InProgress`] where somebody may still be deleting it.
+    async fn clear_half_deleted(&self, source: &Backup) -> Result<()> {
+        match look(&self.store, source.folder(), source.id()).await? {
+            Found::Manifest(present, version) if present.state == State::Deleting => {
+                self.finish_abandoned(&Place::at(source.folder(), source.id()), &present, &version).await
+            }
+            Found::Manifest(present, version) if present.state == State::Failed => {
+                finish_deletion(&self.store, source.folder(), source.id(), &version).await
+            }
+            _ => Ok(()),
         }
     }
 

@@ -9,17 +9,19 @@
 //! - not proven (another host's run, or no lease at all): it stays for a day, which no writer outlives, and goes with
 //!   a later sweep.
 //!
-//! A deletion marks the manifest DELETING, deletes the files, and the manifest last. Where it then sees a reader, it takes
-//! the mark back. Interrupted, it is finished by the next deletion of the same backup or the next sweep, which first seal
-//! the mark, so that it cannot be taken back under their hands.
+//! A deletion marks the manifest DELETING, deletes the files, and the manifest last, and only while it is as it was marked:
+//! by then another may have put a copy of the backup there. Where it sees a reader, it takes the mark back. Interrupted, it
+//! is finished by the next deletion of the same backup or the next sweep, which first seal the mark, so that it cannot be
+//! taken back under their hands.
 
 use chrono::{TimeDelta, Utc};
+use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Kind, Result};
 
 use super::catalog::Repository;
 use super::holder::HolderState;
-use super::lease::{Lease, Standing, Terms, decode, in_progress, standing};
+use super::lease::{Lease, MISSED_BEATS, Standing, Terms, decode, in_progress, standing};
 use super::look::{Found, Place, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath, collection_folder, split_folder};
@@ -66,18 +68,19 @@ impl Repository {
         if !self.store.is_local() {
             self.store.delete(&path_in(&place.folder, &place.id, ".may-be-deleted")?).await?;
         }
-        let before = self.mark_deleting(place).await?;
-        // A reader who came in between either sees the mark and leaves, or is seen now.
-        if let Some((manifest, version)) = before
-            && let Err(error) = self.refuse_while_read(place).await
-        {
-            let path = path_in(&place.folder, &place.id, manifest::FILE)?;
-            if self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?.is_some() {
-                return Err(error);
+        if let Some(Marked { before, version }) = self.mark_deleting(place).await? {
+            // A reader who came in between either sees the mark and leaves, or is seen now.
+            if let Some(manifest) = before
+                && let Err(error) = self.refuse_while_read(place).await
+            {
+                let path = path_in(&place.folder, &place.id, manifest::FILE)?;
+                if self.store.replace_if(&path, &version, manifest.to_bytes()?.into()).await?.is_some() {
+                    return Err(error);
+                }
+                // The reader had left, and a sweep has sealed the deletion.
             }
-            // The reader had left, and a sweep has sealed the deletion.
+            finish_deletion(&self.store, &place.folder, &place.id, &version).await?;
         }
-        finish_deletion(&self.store, &place.folder, &place.id).await?;
         self.remove_traces(&place.folder, &place.id).await
     }
 
@@ -110,28 +113,27 @@ impl Repository {
         Ok(())
     }
 
-    /// The manifest as it was, and the version of the one that is marked; `None` where somebody had marked it already, or
-    /// there was nothing to keep.
-    async fn mark_deleting(&self, place: &Place) -> Result<Option<(Box<Manifest>, Version)>> {
+    /// Marks the manifest; `None` where there is none any more.
+    async fn mark_deleting(&self, place: &Place) -> Result<Option<Marked>> {
         let path = path_in(&place.folder, &place.id, manifest::FILE)?;
         for _ in 0..5 {
             match look(&self.store, &place.folder, &place.id).await? {
                 Found::Nothing => return Ok(None),
                 Found::Manifest(manifest, version) if manifest.state == State::Deleting => {
-                    if self.seal(place, &manifest, &version).await? {
-                        return Ok(None);
+                    if let Some(version) = self.seal(place, &manifest, &version).await? {
+                        return Ok(Some(Marked { before: None, version }));
                     }
                 }
                 Found::Manifest(manifest, version) => {
                     let mut marked = manifest.clone();
                     marked.state = State::Deleting;
                     if let Some(version) = self.store.replace_if(&path, &version, marked.to_bytes()?.into()).await? {
-                        return Ok(Some((manifest, version)));
+                        return Ok(Some(Marked { before: Some(manifest), version }));
                     }
                 }
                 Found::Damaged(_) => {
                     let stone = tombstone(&place.folder, &place.id, State::Deleting, "it was damaged, and is deleted");
-                    return self.store.put(&path, stone.to_bytes()?.into()).await.map(|()| None);
+                    self.store.put(&path, stone.to_bytes()?.into()).await?;
                 }
             }
         }
@@ -147,18 +149,47 @@ impl Repository {
             Err(error) if error.kind() == Kind::InProgress => return Ok(()),
             outcome => outcome?,
         }
-        if self.seal(place, manifest, version).await? {
-            finish_deletion(&self.store, &place.folder, &place.id).await?;
+        if let Some(sealed) = self.seal(place, manifest, version).await? {
+            finish_deletion(&self.store, &place.folder, &place.id, &sealed).await?;
         }
         Ok(())
     }
 
-    /// Makes sure that nobody takes the mark of a deletion back any more; `false` where somebody has.
-    async fn seal(&self, place: &Place, marked: &Manifest, version: &Version) -> Result<bool> {
+    /// Finishes a deletion that somebody began, so that its place is free. [`Kind::InProgress`] where they may still be at
+    /// it, which they do without a lock: something has changed within five heartbeats; or where the backup is being read.
+    pub(super) async fn finish_abandoned(&self, place: &Place, manifest: &Manifest, version: &Version) -> Result<()> {
+        let root = self.store.display("");
+        let busy = || {
+            let why = format!("backup {} is being deleted in {root}: try again when that is done", place.id);
+            Error::new(Kind::InProgress, why)
+                .with("progress_percentage", serde_json::Value::Null)
+                .with("backup_id", place.id.as_str())
+                .with("storage_path", self.store.display(&place.path()))
+                .temporary()
+        };
+        let files = self.store.list(&place.path()).await?;
+        let begun = Instant::now();
+        while begun.elapsed() < self.heartbeat * MISSED_BEATS {
+            sleep(self.heartbeat / 2).await;
+            let found = look(&self.store, &place.folder, &place.id).await?;
+            let same = matches!(found, Found::Manifest(_, now) if now.content == version.content);
+            if !same || self.store.list(&place.path()).await? != files {
+                return Err(busy());
+            }
+        }
+        self.finish_begun(place, manifest, version).await?;
+        match look(&self.store, &place.folder, &place.id).await? {
+            Found::Nothing => Ok(()),
+            Found::Manifest(..) | Found::Damaged(_) => Err(busy()),
+        }
+    }
+
+    /// Makes sure that nobody takes the mark of a deletion back any more; `None` where somebody has.
+    async fn seal(&self, place: &Place, marked: &Manifest, version: &Version) -> Result<Option<Version>> {
         let mut sealed = marked.clone();
         sealed.error_message = Some("its deletion is being finished".to_owned());
         let path = path_in(&place.folder, &place.id, manifest::FILE)?;
-        Ok(self.store.replace_if(&path, version, sealed.to_bytes()?.into()).await?.is_some())
+        self.store.replace_if(&path, version, sealed.to_bytes()?.into()).await
     }
 
     /// Dead runs that the next backup may go on with: only a backup of the collection clears them away. That they are
@@ -229,7 +260,7 @@ impl Repository {
             State::Failed => {
                 let age = Utc::now() - manifest.completed_at.unwrap_or(manifest.created_at);
                 if dead.contains(id) || age > TimeDelta::hours(TOMBSTONE_HOURS) {
-                    finish_deletion(&self.store, folder, id).await
+                    finish_deletion(&self.store, folder, id, version).await
                 } else {
                     delete_files(&self.store, folder, id).await
                 }
@@ -243,9 +274,9 @@ impl Repository {
             return self.store.remove_empty_folders(&format!("{folder}/{id}")).await;
         }
         let why = "the run that made this backup ended before it was complete";
-        if put_tombstone(&self.store, folder, id, why).await? {
+        if let Some(stone) = put_tombstone(&self.store, folder, id, why).await? {
             if dead.contains(id) {
-                return finish_deletion(&self.store, folder, id).await;
+                return finish_deletion(&self.store, folder, id, &stone).await;
             }
             return delete_files(&self.store, folder, id).await;
         }
@@ -281,11 +312,18 @@ pub(super) fn lock_path(folder: &str) -> Result<RelativePath> {
     RelativePath::new(format!("{folder}/.lock.json"))
 }
 
-/// Puts a FAILED manifest where there is none; `false` where there is one.
-pub(super) async fn put_tombstone(store: &Store, folder: &str, id: &BackupId, why: &str) -> Result<bool> {
+/// A manifest that is marked DELETING.
+struct Marked {
+    /// What it was, where the mark is ours and may be taken back.
+    before: Option<Box<Manifest>>,
+    version: Version,
+}
+
+/// Puts a FAILED manifest where there is none; `None` where there is one.
+pub(super) async fn put_tombstone(store: &Store, folder: &str, id: &BackupId, why: &str) -> Result<Option<Version>> {
     let bytes = tombstone(folder, id, State::Failed, why).to_bytes()?;
     let path = path_in(folder, id, manifest::FILE)?;
-    Ok(store.put_if_absent(&path, bytes.into()).await?.is_some())
+    store.put_if_absent(&path, bytes.into()).await
 }
 
 fn tombstone(folder: &str, id: &BackupId, state: State, why: &str) -> Manifest {
@@ -306,9 +344,25 @@ pub(super) async fn delete_files(store: &Store, folder: &str, id: &BackupId) -> 
     if paths.is_empty() { Ok(()) } else { store.delete_all(paths).await }
 }
 
-/// Deletes every file of a backup's folder, the manifest last, and on local disk the folders.
-pub(super) async fn finish_deletion(store: &Store, folder: &str, id: &BackupId) -> Result<()> {
+/// Deletes every file of a backup's folder, the manifest last and only while it is still `seen`, and on local disk the
+/// folders. Whoever has changed it since goes on with it.
+pub(super) async fn finish_deletion(store: &Store, folder: &str, id: &BackupId, seen: &Version) -> Result<()> {
     delete_files(store, folder, id).await?;
-    store.delete(&path_in(folder, id, manifest::FILE)?).await?;
+    store.delete_if(&path_in(folder, id, manifest::FILE)?, seen).await?;
     store.remove_empty_folders(&format!("{folder}/{id}")).await
+}
+
+/// Deletes every file that a run of our own or a dead one left in a folder that has no manifest, but for a tombstone that
+/// another may have put there, which goes too.
+pub(super) async fn clear_away(store: &Store, folder: &str, id: &BackupId) -> Result<()> {
+    match look(store, folder, id).await? {
+        Found::Manifest(manifest, version) if manifest.state == State::Failed => {
+            finish_deletion(store, folder, id, &version).await
+        }
+        Found::Manifest(..) | Found::Damaged(_) => Ok(()),
+        Found::Nothing => {
+            delete_files(store, folder, id).await?;
+            store.remove_empty_folders(&format!("{folder}/{id}")).await
+        }
+    }
 }

@@ -25,7 +25,7 @@ use super::look::{Found, look, path_in};
 use super::manifest::State;
 use super::names::{BackupId, RelativePath};
 use super::store::Store;
-use super::sweep::{delete_files, finish_deletion, put_tombstone};
+use super::sweep::{clear_away, delete_files, put_tombstone};
 use super::tables::{CEILING, ChunkEntry, FileSum, check_chunk};
 
 /// The folder of all notes, beside the lock.
@@ -187,7 +187,7 @@ impl Repository {
         for (_, predecessor) in candidates {
             let id = &predecessor.id;
             let why = format!("the run that made this backup ended before it was complete; {heir} went on with it");
-            let buried = put_tombstone(&self.store, folder, id, &why).await?
+            let buried = put_tombstone(&self.store, folder, id, &why).await?.is_some()
                 || matches!(look(&self.store, folder, id).await?,
                     Found::Manifest(manifest, _) if manifest.state == State::Failed);
             if buried {
@@ -241,7 +241,7 @@ impl Attempt {
         // What was adopted is noted anew: the dead run's folder is of no use any more.
         delete_files(&inner.store, &inner.folder, &from).await?;
         if predecessor.ended {
-            finish_deletion(&inner.store, &inner.folder, &from).await?;
+            clear_away(&inner.store, &inner.folder, &from).await?;
         }
         delete_notes(&inner.store, &inner.folder, &from).await?;
         Ok((!chunks.is_empty()).then_some(Adopted { from, chunks }))
