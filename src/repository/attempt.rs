@@ -27,7 +27,7 @@ use super::look::{Found, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{self, BackupId, RelativePath, check_backup_name, collection_folder, default_backup_name};
 use super::store::Store;
-use super::sweep::{clear_away, delete_files, lock_path, put_tombstone};
+use super::sweep::{UNSETTLED, clear_away, delete_files, lock_path, put_tombstone};
 use super::tables::{CHECKSUMS_FILE, Checksums, FileSum, VERIFICATION_FILE};
 use super::unfinished::{Predecessor, delete_notes};
 
@@ -78,9 +78,19 @@ pub(super) struct Inner {
     pub(super) predecessor: Mutex<Option<Predecessor>>,
     /// Folders that files were brought into.
     pub(super) folders: Arc<Folders>,
-    committing: bool,
+    commit: Commit,
     /// Whether files that come in may be linked.
     pub(super) link: Link,
+}
+
+/// What is known of the put that makes the backup exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Commit {
+    NotSent,
+    /// It has come to no end, or to one that does not tell: it may still arrive.
+    Unsettled,
+    /// There was another manifest, or a local disk did not take it.
+    Refused,
 }
 
 impl Repository {
@@ -112,7 +122,7 @@ impl Repository {
                 notes: AtomicUsize::new(0),
                 predecessor: Mutex::new(None),
                 folders: Arc::default(),
-                committing: false,
+                commit: Commit::NotSent,
                 link: Link::Never,
             }),
         };
@@ -317,9 +327,13 @@ impl Attempt {
         Manifest::parse_in(&bytes, &inner.folder, &inner.id)?;
         inner.folders.sync(&inner.store).await?;
         inner.store.put(&path_in(&inner.folder, &inner.id, CHECKSUMS_FILE)?, list).await?;
-        inner.committing = true;
         let path = path_in(&inner.folder, &inner.id, manifest::FILE)?;
-        match inner.store.put_if_absent(&path, bytes.clone()).await {
+        inner.commit = Commit::Unsettled;
+        let put = inner.store.put_if_absent(&path, bytes.clone()).await;
+        if matches!(put, Ok(None)) || inner.store.is_local() {
+            inner.commit = Commit::Refused;
+        }
+        match put {
             Ok(Some(_)) => Ok(manifest),
             Ok(None) => Err(inner.lost_error()),
             // Whether it got through is not known: look.
@@ -408,7 +422,8 @@ impl Inner {
     }
 
     async fn clean(&self) -> Result<()> {
-        if self.committing && put_tombstone(&self.store, &self.folder, &self.id, "the commit failed").await?.is_none() {
+        let why = if self.commit == Commit::Unsettled { UNSETTLED } else { "the commit failed" };
+        if self.commit != Commit::NotSent && put_tombstone(&self.store, &self.folder, &self.id, why).await?.is_none() {
             // The commit may have come through after all. Then it stands.
             if let Found::Manifest(manifest, _) = look(&self.store, &self.folder, &self.id).await?
                 && manifest.state == State::Completed
@@ -419,6 +434,9 @@ impl Inner {
         delete_files(&self.store, &self.folder, &self.id).await?;
         if self.notes.load(Ordering::Relaxed) > 0 {
             delete_notes(&self.store, &self.folder, &self.id).await?;
+        }
+        if self.commit == Commit::Unsettled {
+            return Ok(()); // The tombstone stays: a put that was given up may lie in a queue, and arrive later.
         }
         clear_away(&self.store, &self.folder, &self.id).await
     }

@@ -49,6 +49,8 @@ pub mod holder;
 pub mod incoming;
 pub mod integrity;
 pub mod journal;
+#[cfg(test)]
+mod late_tests;
 pub mod lease;
 pub mod linking;
 mod local;

@@ -7,7 +7,8 @@
 //!   The proof is kept in the sweeper's own lease ([`super::holder::Record::dead`]), so that it outlives a sweeper that
 //!   dies as well;
 //! - not proven (another host's run, or no lease at all): it stays for a day, which no writer outlives, and goes with
-//!   a later sweep.
+//!   a later sweep. So does the one that a run puts there itself whose commit an object store did not answer: the request
+//!   may still arrive.
 //!
 //! A deletion marks the manifest DELETING, deletes the files, and the manifest last, and only while it is as it was marked:
 //! by then another may have put a copy of the backup there. Where it sees a reader, it takes the mark back. Interrupted, it
@@ -30,6 +31,9 @@ use super::unfinished::{UNFINISHED, delete_notes, note_end};
 
 /// How long the tombstone of a run stays whose death is not proven.
 const TOMBSTONE_HOURS: i64 = 24;
+/// What the tombstone of a run says that asked an object store to take its manifest, and was not told what became of that:
+/// it stays for a day even where the run is known to have ended, for the request may still be in a queue.
+pub(super) const UNSETTLED: &str = "the commit failed, and may still arrive";
 pub(super) const READERS: &str = ".readers";
 
 impl Repository {
@@ -259,7 +263,8 @@ impl Repository {
             State::Deleting => self.finish_begun(&Place::at(folder, id), manifest, version).await,
             State::Failed => {
                 let age = Utc::now() - manifest.completed_at.unwrap_or(manifest.created_at);
-                if dead.contains(id) || age > TimeDelta::hours(TOMBSTONE_HOURS) {
+                let may_arrive = manifest.error_message.as_deref() == Some(UNSETTLED);
+                if (dead.contains(id) && !may_arrive) || age > TimeDelta::hours(TOMBSTONE_HOURS) {
                     finish_deletion(&self.store, folder, id, version).await
                 } else {
                     delete_files(&self.store, folder, id).await
