@@ -63,7 +63,7 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
             resume: request.resume,
         };
         // Not guarded: a lock that is being taken is taken, and then given back.
-        let attempt = repository.begin(begin).await?;
+        let attempt = repository.begin_or(begin, control.stopped(limit)).await?;
         control.begin();
         let work = write(&plan, &request, &attempt, control);
         match Box::pin(guarded(&plan.collection.name, &attempt, control, limit, work)).await {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::bandwidth::Bandwidth;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, internal};
 
 /// What a job is doing at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -201,6 +201,12 @@ impl Control {
             () = deadline => Err(Error::new(Kind::Timeout, "the time allowed for this is over; what was begun has been undone. Allow more with timeout=")),
             outcome = work => outcome,
         }
+    }
+
+    /// Ends when the job is canceled or `limit` is over, and tells which.
+    pub async fn stopped(&self, limit: Option<Instant>) -> Error {
+        let ended = self.guard(limit, std::future::pending::<Result<()>>()).await.err();
+        ended.unwrap_or_else(|| internal("waiting for nothing ended"))
     }
 
     /// Ends with [`Kind::Canceled`] where the job was asked to stop.

@@ -43,8 +43,7 @@ pub async fn copy(session: &Session, request: CopyRequest, control: &Control) ->
     control.expect(backup.manifest().row_count, backup.manifest().compressed_size_bytes);
     control.enter(Phase::Writing);
     let stop = async {
-        let ended = control.guard(limit, std::future::pending::<Result<()>>()).await.err();
-        let error = ended.unwrap_or_else(|| internal("waiting for nothing ended"));
+        let error = control.stopped(limit).await;
         Error::new(error.kind(), "the copy was stopped; the same call goes on from what it has brought over")
     };
     let on_bytes = |bytes| {

@@ -94,9 +94,15 @@ enum Commit {
 }
 
 impl Repository {
-    /// Takes the collection's lock, sweeps what dead runs left, and begins a backup. [`Kind::InProgress`] where another
-    /// run holds the lock, [`Kind::AlreadyExists`] where the name is taken.
+    /// Takes the collection's lock, sweeps what dead runs left, and begins a backup. Where somebody else is only sweeping,
+    /// they are waited for. [`Kind::InProgress`] where another run holds the lock, [`Kind::AlreadyExists`] where the name
+    /// is taken.
     pub async fn begin(&self, request: BeginRequest) -> Result<Attempt> {
+        self.begin_or(request, std::future::pending()).await
+    }
+
+    /// As [`Repository::begin`], but waits for nobody any more when `stop` ends.
+    pub async fn begin_or(&self, request: BeginRequest, stop: impl Future<Output = Error> + Send) -> Result<Attempt> {
         let folder = collection_folder(&request.database, &request.collection)?;
         if let Some(name) = &request.backup_name {
             check_backup_name(name)?;
@@ -104,7 +110,7 @@ impl Repository {
         let created_at = names::now();
         let id = BackupId::new(created_at);
         let terms = Terms { purpose: "backup", backup_id: Some(id.clone()), entry: None, interval: self.heartbeat };
-        let acquired = Lease::acquire(&self.store, &lock_path(&folder)?, terms).await;
+        let acquired = Lease::acquire_behind_sweep(&self.store, &lock_path(&folder)?, terms, stop).await;
         let acquired = acquired.map_err(|error| error.with("collection_name", request.collection.as_str()))?;
         let attempt = Attempt {
             inner: Some(Inner {

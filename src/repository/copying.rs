@@ -70,7 +70,8 @@ impl Repository {
         }
         let terms =
             Terms { purpose: "copy", backup_id: Some(source.id().clone()), entry: None, interval: self.heartbeat };
-        let acquired = Lease::acquire(&self.store, &lock_path(source.folder())?, terms).await?;
+        let (lock, mut stop) = (lock_path(source.folder())?, std::pin::pin!(stop));
+        let acquired = Lease::acquire_behind_sweep(&self.store, &lock, terms, stop.as_mut()).await?;
         let lost = acquired.lease.lost();
         let work = async {
             // What this backup's own earlier copiers left is what we go on with; the rest of the dead is swept.
@@ -82,7 +83,7 @@ impl Repository {
         };
         let outcome = tokio::select! {
             biased;
-            error = stop => Err(error),
+            error = &mut stop => Err(error),
             () = lost.cancelled() => Err(Error::new(Kind::InProgress, "another process took over the lock of this collection while the backup was copied. Copy it again; what was brought over stays").temporary()),
             outcome = work => outcome,
         };

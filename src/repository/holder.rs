@@ -27,7 +27,7 @@ pub struct Record {
     /// When the process started, in the system's own ticks since its boot.
     #[serde(default)]
     pub process_started: Option<u64>,
-    /// What it is doing: `backup`, `read`, `restore`.
+    /// What it is doing: `backup`, `copy`, `read`, `restore`, `sweep`.
     #[serde(default)]
     pub purpose: String,
     /// The backup that is made or read.

@@ -35,11 +35,15 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How many heartbeats must fail to come before a holder is taken for dead.
 pub const MISSED_BEATS: u32 = 5;
 const CEILING: u64 = 1 << 20;
+/// The purpose of a lease under which nothing is made or read, only cleared up.
+pub(super) const SWEEP: &str = "sweep";
+/// How long such a one is waited for.
+const SWEEP_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
 /// What a new lease is for.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// `backup`, `read` or `restore`.
+    /// `backup`, `copy`, `read`, `restore` or `sweep`.
     pub purpose: &'static str,
     /// The backup that is made or read.
     pub backup_id: Option<BackupId>,
@@ -102,17 +106,45 @@ pub struct Acquired {
 impl Lease {
     /// Takes the lease at `path`; [`Kind::InProgress`] with the holder's progress where someone lives who has it.
     pub async fn acquire(store: &Store, path: &RelativePath, terms: Terms) -> Result<Acquired> {
+        let taken = Self::try_acquire(store, path, &terms).await?;
+        taken.map_err(|record| in_progress(store, path, &record))
+    }
+
+    /// As [`Lease::acquire`], but a holder who only clears up is waited for, half a minute at most, and not beyond the end
+    /// of `stop`.
+    pub async fn acquire_behind_sweep(
+        store: &Store,
+        path: &RelativePath,
+        terms: Terms,
+        stop: impl Future<Output = Error> + Send,
+    ) -> Result<Acquired> {
+        let mut stop = std::pin::pin!(stop);
+        let begun = Instant::now();
+        loop {
+            match Self::try_acquire(store, path, &terms).await? {
+                Ok(acquired) => return Ok(acquired),
+                Err(record) if record.purpose == SWEEP && begun.elapsed() < SWEEP_LIMIT => tokio::select! {
+                    error = &mut stop => return Err(error),
+                    () = sleep(terms.interval / 8) => {}
+                },
+                Err(record) => return Err(in_progress(store, path, &record)),
+            }
+        }
+    }
+
+    /// The lease, or what it says where someone lives who has it.
+    async fn try_acquire(store: &Store, path: &RelativePath, terms: &Terms) -> Result<Result<Acquired, Box<Record>>> {
         for _ in 0..10 {
             if let Some(lease) = Self::create(store, path, terms.clone()).await? {
-                return Ok(Acquired { lease, dead: Vec::new() });
+                return Ok(Ok(Acquired { lease, dead: Vec::new() }));
             }
             match standing(store, path, terms.interval).await? {
                 Standing::Absent => {}
-                Standing::Alive(record) => return Err(in_progress(store, path, &record)),
+                Standing::Alive(record) => return Ok(Err(Box::new(record))),
                 Standing::Dead(gone) => {
                     if let Some(lease) = Self::take_over(store, path, terms.clone(), gone).await? {
                         let dead = lease.shared.held.lock().await.record.dead.clone();
-                        return Ok(Acquired { lease, dead });
+                        return Ok(Ok(Acquired { lease, dead }));
                     }
                 }
             }
@@ -360,6 +392,8 @@ pub(super) fn in_progress(store: &Store, path: &RelativePath, record: &Record) -
     let what = match record.purpose.as_str() {
         "read" => "this backup is being read",
         "restore" => "a restore into this collection is running",
+        "copy" => "a backup of this collection is being copied here",
+        SWEEP => "what earlier runs left of this collection's backups is being cleared up",
         _ => "another backup of this collection is running",
     };
     let error = Error::new(

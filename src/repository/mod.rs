@@ -52,6 +52,8 @@ pub mod journal;
 #[cfg(test)]
 mod late_tests;
 pub mod lease;
+#[cfg(test)]
+mod lease_tests;
 pub mod linking;
 mod local;
 mod look;

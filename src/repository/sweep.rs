@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 
 use super::catalog::Repository;
 use super::holder::HolderState;
-use super::lease::{Lease, MISSED_BEATS, Standing, Terms, decode, in_progress, standing};
+use super::lease::{Lease, MISSED_BEATS, SWEEP, Standing, Terms, decode, in_progress, standing};
 use super::look::{Found, Place, look, path_in};
 use super::manifest::{self, Manifest, State};
 use super::names::{BackupId, RelativePath, collection_folder, split_folder};
@@ -43,7 +43,7 @@ impl Repository {
         if self.store.list(&folder).await?.is_empty() && self.store.list_folders(&folder).await?.is_empty() {
             return self.store.remove_empty_parents(&lock_path(&folder)?).await;
         }
-        let terms = Terms { purpose: "sweep", backup_id: None, entry: None, interval: self.heartbeat };
+        let terms = Terms { purpose: SWEEP, backup_id: None, entry: None, interval: self.heartbeat };
         let acquired = match Lease::acquire(&self.store, &lock_path(&folder)?, terms).await {
             Err(error) if error.kind() == Kind::InProgress => return Ok(()),
             other => other?,

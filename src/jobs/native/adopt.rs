@@ -139,7 +139,7 @@ impl Taken<'_> {
             resume: false,
         };
         // Not guarded: a lock that is being taken is taken, and then given back.
-        let attempt = repository.begin(begin).await?.linking(request.link);
+        let attempt = repository.begin_or(begin, control.stopped(limit)).await?.linking(request.link);
         let storage_path = attempt.storage_path();
         let work = self.write(&segments, request, &attempt, control);
         match backup::guarded(&self.collection.name, &attempt, control, limit, work).await {

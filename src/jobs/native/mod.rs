@@ -99,7 +99,7 @@ pub(super) async fn backup(session: &Session, request: &BackupRequest, control: 
         resume: false,
     };
     // Not guarded: a lock that is being taken is taken, and then given back.
-    let attempt = repository.begin(begin).await.map_err(about)?.linking(request.link);
+    let attempt = repository.begin_or(begin, control.stopped(limit)).await.map_err(about)?.linking(request.link);
     control.begin();
     let storage_path = attempt.storage_path();
     let work = async {
