@@ -1,8 +1,10 @@
 //! A store that takes its time: requests that its client has given up arrive all the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::holder::tests::{ended_process, record};
+use super::lease::{Lease, MISSED_BEATS, Terms};
 use super::look::{Found, look};
 use super::sweep::UNSETTLED;
 use super::testing::{make, manifest, names, on, path, request, write_files};
@@ -70,6 +72,22 @@ async fn its_tombstone_stays_also_where_the_run_is_known_to_have_ended() {
     assert_buried(&repository, &id).await;
 }
 
+#[tokio::test]
+async fn a_heartbeat_that_hangs_is_joined_by_another_before_its_holder_is_taken_for_dead() {
+    let (objects, repository) = late();
+    let (beat, lock) = (Duration::from_millis(200), path("films/.lock.json"));
+    let terms = Terms { purpose: "backup", backup_id: None, entry: None, interval: beat };
+    let lease = Lease::create(&repository.store, &lock, terms).await.unwrap().unwrap();
+    for _ in 0..2 {
+        objects.hang_once(".lock.json").await;
+        let before = repository.store.get(&lock, 1 << 20).await.unwrap();
+        tokio::time::sleep(beat * (MISSED_BEATS - 2)).await;
+        assert_ne!(repository.store.get(&lock, 1 << 20).await.unwrap(), before);
+    }
+    assert!(!lease.lost().is_cancelled());
+    lease.release().await.unwrap();
+}
+
 mod late {
     use std::sync::Mutex;
 
@@ -81,18 +99,27 @@ mod late {
         CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
         PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     };
+    use tokio::sync::Notify;
 
     #[derive(Debug, Default)]
     pub(super) struct Late {
         inner: InMemory,
         delayed: Mutex<Option<&'static str>>,
         queue: Mutex<Vec<(Path, PutPayload, PutOptions)>>,
+        hanging: Mutex<Option<&'static str>>,
+        hangs: Notify,
     }
 
     impl Late {
         /// From now on, puts of what has `content` in it end in an error for whoever asks, and wait in a queue.
         pub(super) fn delay(&self, content: Option<&'static str>) {
             *self.delayed.lock().unwrap() = content;
+        }
+
+        /// The next put of a file of this name never comes to an end; returns when it has begun.
+        pub(super) async fn hang_once(&self, name: &'static str) {
+            *self.hanging.lock().unwrap() = Some(name);
+            self.hangs.notified().await;
         }
 
         /// What is in the queue arrives (again, where it has already).
@@ -114,6 +141,10 @@ mod late {
     #[async_trait]
     impl ObjectStore for Late {
         async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            if self.hanging.lock().unwrap().take_if(|name| at.as_ref().ends_with(*name)).is_some() {
+                self.hangs.notify_one();
+                return std::future::pending().await;
+            }
             let text: Vec<u8> = payload.iter().flatten().copied().collect();
             let delayed = *self.delayed.lock().unwrap();
             if delayed.is_some_and(|content| String::from_utf8_lossy(&text).contains(content)) {

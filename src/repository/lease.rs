@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use rand::Rng;
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -282,7 +284,7 @@ impl Shared {
         held.record.progress_percentage = f64::from_bits(self.progress.load(Ordering::Relaxed));
         held.record.written_at = Utc::now();
         for _ in 0..3 {
-            if let Some(version) = self.store.replace_if(&self.path, &held.version, encode(&held.record)?).await? {
+            if let Some(version) = self.replace(&held.version, encode(&held.record)?).await? {
                 held.version = version;
                 held.confirmed = Instant::now();
                 return Ok(true);
@@ -296,6 +298,20 @@ impl Shared {
         }
         self.lost.cancel();
         Ok(false)
+    }
+
+    /// Replaces the file. A request that hangs is joined by another each interval, so that one of them arrives before the
+    /// holder is taken for dead; one that is only slow is not given up. All of them write the same, so that whichever
+    /// comes second finds that it is done.
+    async fn replace(&self, version: &Version, bytes: Bytes) -> Result<Option<Version>> {
+        let mut under_way = FuturesUnordered::new();
+        for _ in 0..MISSED_BEATS {
+            under_way.push(self.store.replace_if(&self.path, version, bytes.clone()));
+            if let Ok(Some(outcome)) = timeout(self.interval, under_way.next()).await {
+                return outcome;
+            }
+        }
+        under_way.next().await.unwrap_or_else(|| Err(internal("no heartbeat is under way")))
     }
 
     async fn release(&self) -> Result<()> {
