@@ -39,7 +39,12 @@ class BackupManager(MakesBackups, LooksAtBackups, ReadsBackups, RestoresBackups,
         connection_manager: The server. Unset: that of `collection_manager`; without either, a manager that has a
             repository but no server, which can list, get, verify and delete.
         collection_manager: Looks at the server's collections.
-        config: Where backups go and how they are made. Unset: the defaults.
+        config: Where backups go and how they are made, whatever the environment says. Unset: what
+            `BackupRecoveryConfig.load()` finds in the environment, and the defaults.
+
+    Raises:
+        InvalidArgumentError: The environment names a file of settings that cannot be read.
+        pydantic.ValidationError: The environment sets something that cannot be right.
 
     Example:
         ```python
@@ -64,7 +69,7 @@ class BackupManager(MakesBackups, LooksAtBackups, ReadsBackups, RestoresBackups,
             collection_manager = CollectionManager(connection_manager, session_factory=session_factory)
         self.connection_manager = connection_manager
         self.collection_manager = collection_manager
-        self.config = config if config is not None else BackupRecoveryConfig()
+        self.config = config if config is not None else BackupRecoveryConfig.load()
         if collection_manager is not None:
             collection_manager.repeat_as(self.config)
         self._engine = Engine(
@@ -98,7 +103,7 @@ class BackupManager(MakesBackups, LooksAtBackups, ReadsBackups, RestoresBackups,
 
         Args:
             uri: `http(s)://host:port`, a path ending in `.db` for Milvus Lite, or `None` for no server.
-            root: A folder or an object store's URL. Unset: the config's.
+            root: A folder or an object store's URL. Unset: the config's, or the environment's.
             token: As for `ConnectionManager`, like all up to `server_name`.
             db_name: The database.
             user: A user's name, with `password`.
@@ -108,19 +113,22 @@ class BackupManager(MakesBackups, LooksAtBackups, ReadsBackups, RestoresBackups,
             key_file: A PEM file with our key.
             server_name: The name that the server's certificate has to bear.
             storage_options: Options of the object store, such as `aws_endpoint`.
-            config: All other settings.
+            config: All other settings. Unset: what the environment says, and the defaults.
             session_factory: Makes the core's sessions; for tests.
 
         Raises:
-            InvalidArgumentError: The URI is no server's address.
+            InvalidArgumentError: The URI is no server's address, or the environment names a file of settings that
+                cannot be read.
+            pydantic.ValidationError: A setting cannot be right.
         """
-        config = config if config is not None else BackupRecoveryConfig()
         changes: dict[str, Any] = {}
         if root is not None:
             changes["local_backup_root_path"] = os.fspath(root)
         if storage_options is not None:
             changes["storage_options"] = storage_options
-        if changes:
+        if config is None:
+            config = BackupRecoveryConfig.load(**changes)
+        elif changes:
             given = {name: getattr(config, name) for name in config.model_fields_set}
             config = BackupRecoveryConfig.model_validate({**given, **changes})
         connection = None

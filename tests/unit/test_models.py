@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from milvault import (
+    BackupManager,
     BackupMetadata,
     BackupParams,
     BackupRecoveryConfig,
@@ -17,6 +18,7 @@ from milvault import (
     BackupStorageType,
     BackupType,
     ChecksumAlgorithm,
+    ConnectionManager,
     InsufficientStorageError,
     InvalidArgumentError,
     LinkPolicy,
@@ -334,6 +336,45 @@ def test_every_setting_is_read_from_its_environment_variable(monkeypatch):
     assert config.milvus_storage.options["aws_secret_access_key"].get_secret_value() == "hunter2"
     assert "hunter2" not in repr(config)
     assert (config.auto_verify_after_backup, config.min_backups_to_keep, config.bandwidth_limit_mib) == (False, 0, 12.5)
+
+
+async def test_a_manager_without_a_config_takes_what_the_environment_says(tmp_path, monkeypatch, core):
+    file = tmp_path / "milvault.yaml"
+    file.write_text("max_retries: 1\nretention_count: 5\n")
+    for name, text in (
+        ("CONFIG", str(file)),
+        ("ROOT", "/from/environment"),
+        ("READ_ONLY", "true"),
+        ("MAX_RETRIES", "7"),
+        ("STORAGE_OPTIONS", '{"aws_endpoint": "http://store"}'),
+    ):
+        monkeypatch.setenv(f"MILVAULT_{name}", text)
+    uri = "http://127.0.0.1:19530"
+    managers = [
+        BackupManager(ConnectionManager(uri), session_factory=core),
+        BackupManager.connect(uri, session_factory=core),
+        BackupManager.connect(uri, tmp_path, storage_options={}, session_factory=core),
+        BackupManager.connect(uri, config=BackupRecoveryConfig(retention_count=3), session_factory=core),
+    ]
+    for manager in managers:
+        await manager.list_backups()
+    said = {"root": "/from/environment", "options": {"aws_endpoint": "http://store"}, "read_only": True}
+    given = {"root": str(tmp_path), "options": {}, "read_only": True}
+    plain = {"root": "./milvus_backups", "options": {}}
+    assert [made["repository"] for made in core.configs] == [said, said, given, plain]
+    assert [made["max_retries"] for made in core.configs] == [7, 7, 7, 3]
+    assert [manager.config.retention_count for manager in managers] == [5, 5, 5, 3]
+
+
+def test_what_the_environment_says_wrongly_is_told_where_a_manager_is_made(monkeypatch):
+    monkeypatch.setenv("MILVAULT_MAX_RETRIES", "-1")
+    for make in (BackupManager, lambda: BackupManager.connect(None)):
+        with pytest.raises(ValidationError, match="max_retries"):
+            make()
+    assert BackupManager.connect(None, config=BackupRecoveryConfig()).config.max_retries == 3
+    monkeypatch.setenv("MILVAULT_CONFIG", "not there.yaml")
+    with pytest.raises(InvalidArgumentError, match="not there"):
+        BackupManager()
 
 
 def test_a_variable_that_is_out_of_range_names_the_field_and_one_that_is_empty_is_not_set(monkeypatch):
