@@ -58,6 +58,20 @@ def test_every_command_tells_people(milvault, command):
         json.loads(out)
 
 
+def test_what_could_not_be_noted_of_several_is_told(milvault, core):
+    core.answers |= {
+        "list_databases": {"ok": ["default"]},
+        "moments": {"ok": [{"timestamp": 1}]},
+        "note_set": failure("storage", "there is no room for it"),
+    }
+    code, out, err = milvault("--milvus-storage", "/var/lib/milvus", "create", "--native")
+    assert (code, "backed up" in out) == (0, True)
+    assert err.startswith("milvault: warning: which backups belong together")
+    assert "there is no room for it" in err
+    code, out, err = milvault("--milvus-storage", "/var/lib/milvus", "create", "--native", "--json")
+    assert (code, err, len(json.loads(out)["warnings"])) == (0, "", 1)
+
+
 OPERATION = {"create": "backup", "show": "get"}
 
 

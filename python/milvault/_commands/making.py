@@ -12,7 +12,7 @@ from milvault.params import BackupParams
 
 from .calling import call
 from .settings import JsonOption, LinkOption, TimeoutOption, settings_of
-from .terminal import draws_progress, print_json, show_created
+from .terminal import draws_progress, print_json, show_created, show_warnings
 
 
 def create(
@@ -92,17 +92,18 @@ def create(
     wanted = [*(collections or []), *(chosen or [])]
     if len(wanted) == 1 and not chosen and not set(wanted[0]) & set(",.*"):
         result = call(manager, lambda: manager.create_backup(wanted[0], params, progress=progress, timeout=timeout))
-        results, report = [result], result.to_dict()
+        results, warnings, report = [result], [], result.to_dict()
     else:
         made = call(
             manager, lambda: manager.create_backups(wanted or None, None, params, progress=progress, timeout=timeout)
         )
-        results, report = made.backups, made.to_dict()
+        results, warnings, report = made.backups, made.warnings, made.to_dict()
     if settings.as_json:
         print_json(report)
     else:
         for each in results:
             show_created(each)
+        show_warnings(warnings)
     errors = [each.error for each in results if each.error is not None]
     if not errors:
         return DONE

@@ -106,7 +106,7 @@ def show_created(result: BackupResult) -> None:
         f"({human_bytes(files if files is not None else result.size_bytes)}{proven})"
     )
     _show_pairs([("id", result.backup_id), ("name", result.backup_name), ("stored at", result.storage_path)])
-    _show_warnings(result.warnings)
+    show_warnings(result.warnings)
 
 
 def show_restored(result: RestoreResult) -> None:
@@ -115,7 +115,7 @@ def show_restored(result: RestoreResult) -> None:
         for name, value in result.plan.items():
             print(f"{name.replace('_', ' ')}: {human_value(value)}")
         print("nothing was written: this was a dry run")
-        _show_warnings(result.warnings)
+        show_warnings(result.warnings)
         return
     if not result.success and not result.failed_partitions:
         print(f"milvault: the restore failed: {result.error_message}", file=sys.stderr)
@@ -127,7 +127,7 @@ def show_restored(result: RestoreResult) -> None:
     )
     if result.failed_partitions:
         print(f"left out partitions that failed: {', '.join(result.failed_partitions)}")
-    _show_warnings(result.warnings)
+    show_warnings(result.warnings)
 
 
 def show_checked(result: CheckResult) -> None:
@@ -163,7 +163,7 @@ def show_verified(backup: str, result: VerificationResult) -> None:
             print(f"  {error}")
         if not result.errors and result.files_failed:
             print(f"  {', '.join(result.files_failed)}")
-    _show_warnings(result.warnings)
+    show_warnings(result.warnings)
 
 
 def show_pruned(outcome: dict[str, Any]) -> None:
@@ -198,7 +198,8 @@ def _digest_of(backup: BackupMetadata) -> str | None:
     return next(iter(digests.values())) if len(digests) == 1 else human_value(digests)
 
 
-def _show_warnings(warnings: Sequence[str]) -> None:
+def show_warnings(warnings: Sequence[str]) -> None:
+    """A line for each, on stderr."""
     for warning in warnings:
         print(f"milvault: warning: {warning}", file=sys.stderr)
 
