@@ -1,8 +1,9 @@
 //! Restoring into a collection that exists: the backup's rows are put in by their primary keys, batch by batch.
 //!
 //! There is no staging here, and Milvus has no transaction: each batch looks which of its keys are there, puts its rows
-//! in, and reads them back. What was put in before a failure stays, and every key has its old row or the backup's; the
-//! same restore with `on_conflict=SKIP` adds the rest. Under `FAIL`, all keys are looked for before a row is written.
+//! in, and reads them back. What was put in before a failure stays, and every key has its old row or the backup's. What is
+//! left is done by the same restore with `on_conflict=SKIP`, or with `OVERWRITE` where that was asked for: `SKIP` would
+//! keep old rows. Under `FAIL`, all keys are looked for before a row is written.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,6 +39,16 @@ pub(super) enum Conflict {
     Skip,
     /// The backup's row takes its place.
     Overwrite,
+}
+
+impl Conflict {
+    /// How a restore that ended in the middle is completed.
+    fn rest(self) -> &'static str {
+        match self {
+            Self::Fail | Self::Skip => "the same restore with on_conflict=SKIP adds the rest",
+            Self::Overwrite => "the same restore with on_conflict=OVERWRITE puts in the rest",
+        }
+    }
 }
 
 /// What came of it.
@@ -94,8 +105,9 @@ pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, control: &Cont
     if let Err(error) = put_all(plan, request, &place, &mut all, control).await {
         let written = all.inserted + all.replaced;
         return Err(error.context(format!(
-            "of {} rows, {written} and maybe some more are in '{target}' and stay there; the same restore with on_conflict=SKIP adds the rest",
-            rows.most()
+            "of {} rows, {written} and maybe some more are in '{target}' and stay there; {}",
+            rows.most(),
+            request.on_conflict.rest()
         )));
     }
     control.enter(Phase::Flushing);

@@ -179,26 +179,31 @@ async def test_a_schema_that_does_not_fit_is_refused_with_each_reason(milvus, co
     assert count(milvus.client, target) == 0
 
 
-async def test_what_a_failure_left_in_is_completed_by_skip(lite_tcp, connect, name, root):
+@pytest.mark.parametrize("policy", ["SKIP", "OVERWRITE"])
+async def test_a_failure_leaves_rows_in_and_names_what_completes_it(lite_tcp, connect, name, root, policy):
     # The fault: the last of four data files is not there. Rows that are in by then stay, and are the backup's.
     create_large(lite_tcp.uri, name, 2_000, 512)
     async with connect(lite_tcp, default_chunk_size_mb=1) as manager:
         backup = await manager.create_backup(name)
         whole = read_all(lite_tcp.client, name)
         lite_tcp.client.delete(name, filter="id >= 0")
+        if policy == "OVERWRITE":  # a row that SKIP would leave as it is
+            lite_tcp.client.insert(name, [{"id": 1_999, "vector": [0.5] * 512}])
         hidden = data_files(backup.storage_path)[-1]
         hidden.rename(hidden.with_suffix(".hidden"))
-        unchecked = into(on_conflict="SKIP", verify_before_restore=False)
+        unchecked = into(on_conflict=policy, verify_before_restore=False)
         failed = await manager.restore_backup(backup.backup_id, name, unchecked)
         assert not failed.success
-        assert "on_conflict=SKIP" in failed.error_message
+        assert f"the same restore with on_conflict={policy} " in failed.error_message
         some = read_all(lite_tcp.client, name)
         assert 0 < len(some) < 2_000
+        if policy == "OVERWRITE":
+            assert some.pop(1_999) != whole[1_999]
         assert some.items() <= whole.items()
         hidden.with_suffix(".hidden").rename(hidden)
         again = await manager.restore_backup(backup.backup_id, name, into())
         assert isinstance(again.error, RestoreValidationError)
-        restored = await manager.restore_backup(backup.backup_id, name, into(on_conflict="SKIP"))
+        restored = await manager.restore_backup(backup.backup_id, name, into(on_conflict=policy))
         assert restored.success, restored.error_message
     assert read_all(lite_tcp.client, name) == whole
     assert leftovers(root) == []
