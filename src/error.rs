@@ -119,6 +119,13 @@ impl Error {
         self
     }
 
+    /// The same error in other words.
+    #[must_use]
+    pub fn saying(mut self, message: impl Into<String>) -> Self {
+        self.0.message = message.into();
+        self
+    }
+
     /// Puts words before the message: what was being done when it happened.
     #[must_use]
     pub fn context(mut self, doing: impl std::fmt::Display) -> Self {

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow_array::{BooleanArray, RecordBatch};
 use serde::{Deserialize, Serialize};
@@ -60,12 +61,50 @@ pub(super) struct Joined {
     pub warnings: Vec<String>,
 }
 
+/// What has been put in so far. It outlives the work, which ends in the middle where it is canceled or runs out of time.
+#[derive(Debug, Default)]
+pub(super) struct SoFar {
+    begun: AtomicBool,
+    rows: AtomicU64,
+}
+
+impl SoFar {
+    /// The error that ended the work, with what stays of it.
+    pub(super) fn told(&self, error: Error, plan: &Plan, request: &RestoreRequest) -> Error {
+        if !self.begun.load(Ordering::Relaxed) {
+            return error;
+        }
+        let left = format!(
+            "of {} rows, {} and maybe some more are in '{}' and stay there; {}",
+            plan.staging.rows.most(),
+            self.rows.load(Ordering::Relaxed),
+            plan.target.existing().map_or("", |existing| &existing.collection.name),
+            request.on_conflict.rest()
+        );
+        match error.kind() {
+            Kind::Timeout => {
+                error.saying(format!("the time allowed for this is over: {left}. Allow more with timeout="))
+            }
+            Kind::Canceled => error.saying(format!("canceled: {left}")),
+            _ => error.context(left),
+        }
+    }
+}
+
 /// How many rows of a batch went which way.
 #[derive(Debug, Clone, Copy, Default)]
 struct Placed {
     inserted: u64,
     replaced: u64,
     skipped: u64,
+}
+
+impl Placed {
+    fn add(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.replaced += other.replaced;
+        self.skipped += other.skipped;
+    }
 }
 
 /// Where rows go, and on which terms.
@@ -83,8 +122,8 @@ struct Place {
 ///
 /// # Errors
 /// [`Kind::RestoreValidation`] before anything is written, where keys are there and that is to fail; later what went
-/// wrong, with the number of rows that are in.
-pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, control: &Control) -> Result<Joined> {
+/// wrong. `so_far` knows how many rows are in by then.
+pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, so_far: &SoFar, control: &Control) -> Result<Joined> {
     let Target::Joined(existing) = &plan.target else { return Err(internal("no collection to put rows into")) };
     let target = &existing.collection.name;
     if !existing.loaded {
@@ -101,15 +140,8 @@ pub(super) async fn insert(plan: &Plan, request: &RestoreRequest, control: &Cont
     control.expect(rows.most(), rows.bytes());
     control.enter(Phase::Inserting);
     let place = Arc::new(place(plan, existing, request)?);
-    let mut all = Placed::default();
-    if let Err(error) = put_all(plan, request, &place, &mut all, control).await {
-        let written = all.inserted + all.replaced;
-        return Err(error.context(format!(
-            "of {} rows, {written} and maybe some more are in '{target}' and stay there; {}",
-            rows.most(),
-            request.on_conflict.rest()
-        )));
-    }
+    so_far.begun.store(true, Ordering::Relaxed);
+    let all = put_all(plan, request, &place, so_far, control).await?;
     control.enter(Phase::Flushing);
     plan.client().flush(target, super::FLUSH_LIMIT).await?;
     let details = json!({
@@ -165,10 +197,11 @@ async fn put_all(
     plan: &Plan,
     request: &RestoreRequest,
     place: &Arc<Place>,
-    all: &mut Placed,
+    so_far: &SoFar,
     control: &Control,
-) -> Result<()> {
+) -> Result<Placed> {
     let staging = &plan.staging;
+    let mut all = Placed::default();
     let mut running: JoinSet<Result<(Placed, u64, u64)>> = JoinSet::new();
     for partition in staging.rows.partitions() {
         let named = insert_partition(&partition);
@@ -180,7 +213,7 @@ async fn put_all(
             let mut rows = staging.rows.open(&staging.backup, piece, Some(at_once)).await?;
             while let Some(batch) = rows.next().await? {
                 while running.len() >= request.max_requests_in_flight.max(1) {
-                    reap(&mut running, all, control).await?;
+                    all.add(reap(&mut running, so_far, control).await?);
                 }
                 control.pass(piece.weight(batch.num_rows() as u64)).await;
                 let (place, named) = (Arc::clone(place), named.clone());
@@ -192,19 +225,17 @@ async fn put_all(
         }
     }
     while !running.is_empty() {
-        reap(&mut running, all, control).await?;
+        all.add(reap(&mut running, so_far, control).await?);
     }
-    Ok(())
+    Ok(all)
 }
 
-async fn reap(running: &mut JoinSet<Result<(Placed, u64, u64)>>, all: &mut Placed, control: &Control) -> Result<()> {
-    let Some(ended) = running.join_next().await else { return Ok(()) };
+async fn reap(running: &mut JoinSet<Result<(Placed, u64, u64)>>, so_far: &SoFar, control: &Control) -> Result<Placed> {
+    let Some(ended) = running.join_next().await else { return Ok(Placed::default()) };
     let (placed, rows, bytes) = ended.map_err(|error| internal(format!("the task that inserts ended: {error}")))??;
-    all.inserted += placed.inserted;
-    all.replaced += placed.replaced;
-    all.skipped += placed.skipped;
+    so_far.rows.fetch_add(placed.inserted + placed.replaced, Ordering::Relaxed);
     control.advance(rows, bytes);
-    Ok(())
+    Ok(placed)
 }
 
 impl Place {

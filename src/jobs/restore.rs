@@ -214,10 +214,11 @@ async fn restore_marked(
     };
     if matches!(plan.target, Target::Joined(_)) {
         // The journal's staging collection is never made: it keeps other restores out of the target.
-        let work = Box::pin(into::insert(&plan, request, control));
+        let so_far = into::SoFar::default();
+        let work = Box::pin(into::insert(&plan, request, &so_far, control));
         let outcome = journalled(session, &client, (entry, true), (control, limit), work).await;
         into::leave_as_found(&plan, request).await;
-        let (journal, joined) = outcome?;
+        let (journal, joined) = outcome.map_err(|error| so_far.told(error, &plan, request))?;
         journal.finish().await?;
         plan.warnings.extend(joined.warnings);
         control.enter(Phase::Done);

@@ -39,6 +39,14 @@ pub(super) struct Existing {
 }
 
 impl Target {
+    /// The collection that is there.
+    pub(super) fn existing(&self) -> Option<&Existing> {
+        match self {
+            Self::Free => None,
+            Self::Replaced(existing) | Self::Joined(existing) => Some(existing),
+        }
+    }
+
     /// Refuses to replace a collection by less than the whole: the rows that are left out would be lost.
     pub(super) fn takes(&self, staging: &Staging) -> Result<()> {
         let (Self::Replaced(existing), Some(failed)) = (self, staging.failed.keys().next()) else { return Ok(()) };

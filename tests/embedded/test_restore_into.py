@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from pydantic import ValidationError
 from pymilvus import DataType, FieldSchema
 
-from milvault import RestoreParams, RestoreValidationError, SchemaIncompatibleError
+from milvault import RestoreParams, RestoreTimeoutError, RestoreValidationError, SchemaIncompatibleError
 from tests.backup_files import data_files, leftovers
 from tests.conftest import files_under
 from tests.embedded.test_cancellation import Until
@@ -206,6 +207,27 @@ async def test_a_failure_leaves_rows_in_and_names_what_completes_it(lite_tcp, co
         restored = await manager.restore_backup(backup.backup_id, name, into(on_conflict=policy))
         assert restored.success, restored.error_message
     assert read_all(lite_tcp.client, name) == whole
+    assert leftovers(root) == []
+
+
+async def test_one_that_runs_out_of_time_tells_what_stays(lite_tcp, connect, name, root):
+    create_large(lite_tcp.uri, name, 5_000, 64)
+    async with connect(lite_tcp) as manager:
+        backup = await manager.create_backup(name)
+        whole = read_all(lite_tcp.client, name)
+        lite_tcp.client.delete(name, filter="id >= 0")
+        slow = into(batch_rows=200, max_requests_in_flight=1, bandwidth_limit_mib=0.25, verify_before_restore=False)
+        failed = await manager.restore_backup(backup.backup_id, name, slow, timeout=3)
+        assert isinstance(failed.error, RestoreTimeoutError)
+        told = re.search(r"of 5000 rows, (\d+) and maybe some more are in '(\w+)' and stay", failed.error_message)
+        assert told, failed.error_message
+        assert told[2] == name
+        assert "timeout=" in failed.error_message
+        assert "undone" not in failed.error_message
+        await asyncio.sleep(0.5)  # the server may still be at what it was asked for last
+        some = read_all(lite_tcp.client, name)
+        assert 0 < int(told[1]) <= len(some) < 5_000
+        assert some.items() <= whole.items()
     assert leftovers(root) == []
 
 
