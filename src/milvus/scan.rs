@@ -59,7 +59,7 @@ impl ScanRequest {
         match &self.among {
             None => range,
             Some(keys) if range.is_empty() => key::one_of(key, keys),
-            Some(keys) => format!("{range} and {}", key::one_of(key, keys)),
+            Some(keys) => format!("{range} and ({})", key::one_of(key, keys)),
         }
     }
 
@@ -391,6 +391,24 @@ async fn first_key(client: &Client, request: &ScanRequest) -> Result<Option<Key>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_holds_for_every_key_that_is_named() {
+        let request = ScanRequest {
+            collection: "c".into(),
+            schema: Arc::new(crate::parquet::samples::every_type()),
+            partition: None,
+            range: KeyRange::default(),
+            among: Some(Arc::new(vec![Key::Int(i64::MIN), Key::Int(3)])),
+            timestamp: 0,
+        };
+        let range = KeyRange { after: Some(Key::Int(i64::MIN)), upto: Some(Key::Int(3)) };
+        let lowest = Key::Int(i64::MIN);
+        assert_eq!(
+            request.filter("id", &range),
+            format!("id > {lowest} and id <= 3 and (id in [3] or id == {lowest})")
+        );
+    }
 
     #[test]
     fn pages_of_128_floats_are_about_four_mebibytes() {

@@ -142,6 +142,20 @@ async def test_rows_of_every_sort_go_in(milvus, connect, name, recipe_name, poli
     assert count(milvus.client, name) == len(recipe.rows)
 
 
+@pytest.mark.parametrize("policy", ["SKIP", "OVERWRITE"])
+async def test_the_lowest_key_is_looked_for_among_others(milvus, connect, name, policy):
+    keys = [-(2**63), -(2**63) + 1, -5, 0, 7]
+    recipe = Recipe([key_field(), vector_field(8)], [{"id": key, "vector": vector_of(key)} for key in keys])
+    create(milvus.client, name, recipe)
+    async with connect(milvus) as manager:
+        backup = await manager.create_backup(name)
+        milvus.client.delete(name, filter="id == -5")  # the last of a batch: it is looked for to the end
+        restored = await manager.restore_backup(backup.backup_id, name, into(on_conflict=policy, batch_rows=3))
+        assert restored.success, restored.error_message
+    assert restored.verification_details["inserted"] == 1
+    assert read_all(milvus.client, name) == expected(recipe)
+
+
 async def test_a_collection_that_is_not_loaded_is_left_so(server, connect, name):
     create(server.client, name, plain(200))
     async with connect(server) as manager:
