@@ -19,10 +19,11 @@ use super::load::batch_size;
 use super::read::{blocking, insert_partition};
 use super::restore::RestoreRequest;
 use super::restore_plan::{Existing, Plan, Target, refused};
-use super::staging::Proof;
+use super::shared_keys;
+use super::staging::{Proof, Staging};
 use crate::digest::{RowDigester, SetDigest};
 use crate::error::{Error, Kind, Result, internal};
-use crate::milvus::{Client, InsertRequest, Inserter, Key, KeyRange, ScanRequest, Scanner, keys};
+use crate::milvus::{Client, InsertRequest, Inserter, Key, KeyRange, ScanRequest, Scanner, ServerKind, keys};
 
 /// The most rows that are handled at once: their keys go into one filter.
 const KEYS_AT_ONCE: usize = 4_096;
@@ -248,13 +249,13 @@ impl Place {
         };
         let rows = batch.num_rows() as u64;
         let (placed, batch) = if there.is_empty() {
-            self.insert(partition, batch.clone()).await?;
+            self.insert(partition.clone(), batch.clone()).await?;
             (Placed { inserted: rows, ..Placed::default() }, batch)
         } else if self.policy == Conflict::Skip {
             let wanted: BooleanArray = all.iter().map(|key| Some(!there.contains(key))).collect();
             let rest = arrow_select::filter::filter_record_batch(&batch, &wanted)
                 .map_err(|error| internal(format!("rows could not be picked: {error}")))?;
-            self.insert(partition, rest.clone()).await?;
+            self.insert(partition.clone(), rest.clone()).await?;
             let inserted = rest.num_rows() as u64;
             (Placed { inserted, skipped: rows - inserted, ..Placed::default() }, rest)
         } else {
@@ -263,7 +264,9 @@ impl Place {
             let replaced = there.len() as u64;
             (Placed { inserted: rows - replaced, replaced, skipped: 0 }, batch)
         };
-        self.prove(batch).await?;
+        // A replaced row is nowhere else; beside an inserted one, other partitions may have theirs.
+        let within = partition.filter(|_| self.policy != Conflict::Overwrite);
+        self.prove(within.as_deref(), batch).await?;
         Ok(placed)
     }
 
@@ -312,18 +315,18 @@ impl Place {
         }
     }
 
-    /// Reads the rows back by their keys.
-    async fn prove(&self, batch: RecordBatch) -> Result<()> {
+    /// Reads the rows back by their keys, in one partition or in all.
+    async fn prove(&self, partition: Option<&str>, batch: RecordBatch) -> Result<()> {
         if self.proof == Proof::None || batch.num_rows() == 0 {
             return Ok(());
         }
         let all = self.keys_of(&batch)?;
         if self.proof == Proof::Count {
-            let found = self.present(None, &all).await?.len();
+            let found = self.present(partition, &all).await?.len();
             return if found == all.len() { Ok(()) } else { Err(self.not_as_put(all.len(), found)) };
         }
         let timestamp = self.client.read_timestamp().await?;
-        let mut scanner = Scanner::new(self.client.clone(), self.scan(None, &all, timestamp))?;
+        let mut scanner = Scanner::new(self.client.clone(), self.scan(partition, &all, timestamp))?;
         let mut found = SetDigest::default();
         while let Some(page) = scanner.next().await? {
             found.merge(&self.digest(page).await?);
@@ -357,6 +360,32 @@ async fn present(client: &Client, request: &ScanRequest) -> Result<HashSet<Key>>
         there.extend(keys(page.column(0))?);
     }
     Ok(there)
+}
+
+/// Refuses to put rows in where partitions of the backup share keys and only one row a key would stay: where rows are
+/// replaced, each would delete the other's, and so does Milvus Lite by itself.
+pub(super) async fn refuse_shared_keys(staging: &Staging, policy: Conflict, target: &str) -> Result<()> {
+    let keeper = match (staging.client.kind(), policy) {
+        (ServerKind::Lite, _) => "Milvus Lite",
+        (_, Conflict::Overwrite) => "OVERWRITE",
+        _ => return Ok(()),
+    };
+    if staging.rows.partitions().len() < 2 {
+        return Ok(());
+    }
+    let key = &staging.collection.schema.primary_key()?.name;
+    let shared = shared_keys::examples(&staging.rows, &staging.backup, key).await?;
+    if shared.is_empty() {
+        return Ok(());
+    }
+    let named = shared.iter().map(|(key, [one, other])| format!("{key} ({one} and {other})"));
+    Err(refused(
+        target,
+        format!(
+            "partitions of the backup share primary keys, such as {}, and {keeper} keeps one row a key: the others would be lost. Nothing was written to '{target}'. Choose partitions that share none with partition_names, or restore into a new collection of a Milvus server, which holds them all",
+            named.collect::<Vec<_>>().join(", ")
+        ),
+    ))
 }
 
 /// How many of the backup's keys are in the collection already, with examples.

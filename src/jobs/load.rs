@@ -22,6 +22,7 @@ const BATCH_BYTES: u64 = 5 << 20;
 const MAX_BATCH_ROWS: u64 = 32_768;
 
 /// What is to be restored of a backup.
+#[derive(Clone)]
 pub struct Rows {
     pieces: Vec<Piece>,
     promised: BTreeMap<String, Promise>,
@@ -73,6 +74,15 @@ impl Rows {
         let filter = Filter::parse(text, &self.wanted.schema).map_err(|error| error.context("where"))?;
         self.wanted.filter = Some(Arc::new(filter));
         Ok(self)
+    }
+
+    /// The same rows, with these columns and those that the filter is about.
+    #[must_use]
+    pub(super) fn columns(&self, names: &[&str]) -> Self {
+        let filtered = self.wanted.filter.iter().flat_map(|filter| filter.fields().iter().map(String::as_str));
+        let names: BTreeSet<&str> = names.iter().copied().chain(filtered).collect();
+        let columns = Some(names.into_iter().map(str::to_owned).collect());
+        Self { wanted: Wanted { columns, ..self.wanted.clone() }, ..self.clone() }
     }
 
     /// Proves each file's checksum as it is read, where that was not done before.

@@ -40,6 +40,7 @@ pub mod read;
 pub mod recover;
 pub mod restore;
 mod restore_plan;
+mod shared_keys;
 mod sorting;
 mod staging;
 mod staging_progress;

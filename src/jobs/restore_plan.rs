@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::control::{Control, Phase};
+use super::into;
 use super::load::Rows;
 use super::restore::RestoreRequest;
 use super::staging::{Keys, Options, Proof, Staging, Via};
@@ -165,6 +166,9 @@ pub(super) async fn prepare(
         staging.leave_out(&partition, why)?;
     }
     target.takes(&staging)?;
+    if let Target::Joined(existing) = &target {
+        into::refuse_shared_keys(&staging, request.on_conflict, &existing.collection.name).await?;
+    }
     Ok(Plan { staging, target, warnings })
 }
 

@@ -112,6 +112,45 @@ async def test_a_row_that_moved_to_another_partition_moves_back(milvus, connect,
     assert count(milvus.client, name) == 92
 
 
+async def test_of_keys_that_partitions_share_no_row_is_lost(server, lite, connect, name):
+    recipe = Recipe(plain(0).fields, [])
+    create(server.client, name, recipe)
+    rows = {part: plain(40, start=start).rows for part, start in (("_default", 0), ("spring", 39), ("autumn", 200))}
+    for row in rows["spring"]:
+        row["vector"] = vector_of(-row["id"] - 1)
+    for part, some in rows.items():
+        if part != "_default":
+            server.client.create_partition(name, part)
+        server.client.insert(name, some, partition_name=part)
+
+    def parts() -> dict:
+        return {part: read_all(server.client, name, partitions=[part]) for part in rows}
+
+    before = parts()
+    assert before["_default"][39] != before["spring"][39]
+    async with connect(server) as manager:
+        backup = await manager.create_backup(name)
+        for dry_run in (True, False):
+            params = into(on_conflict="OVERWRITE", dry_run=dry_run)
+            with pytest.raises(RestoreValidationError, match=r"such as 39 \(_default and spring\), and OVERWRITE"):
+                await manager.restore_backup(backup.backup_id, name, params)
+        assert parts() == before
+        apart = into(on_conflict="OVERWRITE", partition_names=["spring", "autumn"], where="id > 39")
+        restored = await manager.restore_backup(backup.backup_id, name, apart)
+        assert restored.success, restored.error_message
+        assert restored.verification_details["replaced"] == 79
+        server.client.delete(name, filter="id >= 0")
+        restored = await manager.restore_backup(backup.backup_id, name, into())
+        assert restored.success, restored.error_message
+    assert parts() == before
+    create(lite.client, name, recipe)
+    async with connect(lite) as manager:
+        for policy in ("FAIL", "SKIP", "OVERWRITE"):
+            with pytest.raises(RestoreValidationError, match=r"39 .*, and Milvus Lite"):
+                await manager.restore_backup(backup.backup_id, name, into(on_conflict=policy))
+    assert count(lite.client, name) == 0
+
+
 async def test_partitions_that_are_missing_are_made(lite, connect, name):
     recipe = partitioned(90)
     create(lite.client, name, recipe)
