@@ -84,6 +84,7 @@ async fn tried(
         phase: repository::Phase::Staging,
         backup_id: backup.id().clone(),
         aliases: Vec::new(),
+        brings: Vec::new(),
         fingerprint: None, // tried from the start each time
         done: BTreeMap::new(),
     };

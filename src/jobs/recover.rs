@@ -53,9 +53,10 @@ pub(super) async fn interrupted_restores(
             backup_id = %journal.entry().backup_id,
             "a restore was interrupted: cleaning up after it"
         );
-        let ended = async { end(&client.in_database(&journal.entry().database).await?, journal.entry()).await };
+        let ended =
+            async { end_anothers(&client.in_database(&journal.entry().database).await?, journal.entry()).await };
         match ended.await {
-            Ok(_) => journal.finish().await?,
+            Ok(()) => journal.finish().await?,
             // The database is gone, and what the restore left there with it.
             Err(error) if error.details().contains_key("available_databases") => journal.finish().await?,
             Err(error) if target == Some((&journal.entry().database, &journal.entry().target)) => {
@@ -81,7 +82,7 @@ pub(super) async fn predecessor(
     if same && entry.may_go_on() && journal.proven_dead() && is_temporary(&entry.staging) {
         return Ok(Some(journal));
     }
-    end(client, entry).await.map_err(|error| error.context("cleaning up after an interrupted restore"))?;
+    end_anothers(client, entry).await.map_err(|error| error.context("cleaning up after an interrupted restore"))?;
     journal.finish().await?;
     Ok(None)
 }
@@ -96,8 +97,18 @@ fn is_temporary(name: &str) -> bool {
     name.strip_prefix("mv_").is_some_and(|digits| crate::checksum::is_hex(digits, 8))
 }
 
+/// Ends what a dead run's `entry` describes, one way or the other.
+async fn end_anothers(client: &Client, entry: &JournalEntry) -> Result<()> {
+    let mut warnings = Vec::new();
+    end(client, entry, &mut warnings).await?;
+    for warning in warnings {
+        tracing::warn!(target_collection = entry.target, backup_id = %entry.backup_id, "{warning}");
+    }
+    Ok(())
+}
+
 /// Ends what `entry` describes, one way or the other, and tells which.
-pub(super) async fn end(client: &Client, entry: &JournalEntry) -> Result<Recovery> {
+pub(super) async fn end(client: &Client, entry: &JournalEntry, warnings: &mut Vec<String>) -> Result<Recovery> {
     if let Some(odd) =
         [Some(&entry.staging), entry.aside.as_ref()].into_iter().flatten().find(|name| !is_temporary(name))
     {
@@ -111,13 +122,19 @@ pub(super) async fn end(client: &Client, entry: &JournalEntry) -> Result<Recover
     let has = |name: &str| names.iter().any(|known| known == name);
     let aside = entry.aside.as_deref();
     let recovery = decide(entry.phase, has(&entry.target), has(&entry.staging), aside.is_some_and(has));
+    let old = aside.filter(|aside| has(aside));
     match recovery {
         Recovery::Undo => client.drop_collection(&entry.staging).await?,
         Recovery::Finish => {
             client.rename_collection(&entry.staging, &entry.target).await?;
-            tidy(client, entry, aside).await?;
+            tidy(client, entry, old).await?;
+            let gone = if old.is_none() { &entry.aliases[..] } else { &[] };
+            create_aliases(client, entry, entry.brings.iter().chain(gone), warnings).await?;
         }
-        Recovery::Tidy => tidy(client, entry, aside).await?,
+        Recovery::Tidy => {
+            tidy(client, entry, old).await?;
+            create_aliases(client, entry, entry.brings.iter(), warnings).await?;
+        }
         Recovery::PutBack => client.rename_collection(aside.unwrap_or_default(), &entry.target).await?,
         Recovery::Conflict => return Err(Error::new(
             Kind::RestoreValidation,
@@ -133,15 +150,33 @@ pub(super) async fn end(client: &Client, entry: &JournalEntry) -> Result<Recover
     Ok(recovery)
 }
 
-/// Moves the aliases to the target, and drops what was put aside.
-async fn tidy(client: &Client, entry: &JournalEntry, aside: Option<&str>) -> Result<()> {
-    for alias in &entry.aliases {
-        client.set_alias(alias, &entry.target).await?;
+/// Moves the aliases of the old collection, those that it has by now, to the target, and drops it.
+async fn tidy(client: &Client, entry: &JournalEntry, old: Option<&str>) -> Result<()> {
+    let Some(old) = old else { return Ok(()) };
+    for alias in client.describe(old).await?.aliases {
+        client.set_alias(&alias, &entry.target).await?;
     }
-    match aside {
-        Some(aside) => client.drop_collection(aside).await,
-        None => Ok(()),
+    client.drop_collection(old).await
+}
+
+/// Gives the target aliases that no collection brought; one that somebody else has by now stays there.
+async fn create_aliases(
+    client: &Client,
+    entry: &JournalEntry,
+    aliases: impl Iterator<Item = &String>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let mut aliases = aliases.peekable();
+    if aliases.peek().is_none() {
+        return Ok(());
     }
+    let there = client.describe(&entry.target).await?.aliases;
+    for alias in aliases.filter(|alias| !there.contains(alias)) {
+        if let Err(error) = client.create_alias(alias, &entry.target).await {
+            warnings.push(format!("alias '{alias}' was not restored: {}", error.message()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

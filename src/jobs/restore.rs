@@ -209,6 +209,7 @@ async fn restore_marked(
         phase: repository::Phase::Staging,
         backup_id: backup.id().clone(),
         aliases: Vec::new(),
+        brings: Vec::new(),
         fingerprint,
         done: BTreeMap::new(),
     };
@@ -299,17 +300,17 @@ async fn take_place(
     control.enter(Phase::Swapping);
     let client = plan.staging.client.clone();
     plan.warnings.extend(staged.warnings.iter().cloned());
-    let replaced = match &plan.target {
-        Target::Replaced(existing) => Some(&existing.collection.aliases[..]),
-        _ => None,
-    };
-    let change = swap::Change { replaces: replaced, brings: &plan.staging.collection.aliases };
+    let replaces = matches!(plan.target, Target::Replaced(_));
+    let change = swap::Change { replaces, brings: &plan.staging.collection.aliases };
     match swap::swap(&client, &mut journal, change, &mut plan.warnings).await {
         Ok(()) => journal.finish().await?,
-        Err(error) if swap::end_failed(&client, journal).await => {
-            plan.warnings.push(format!("the swap needed a second attempt: {}", error.message()));
-        }
-        Err(error) => return Err(error),
+        Err(error) => match swap::end_failed(&client, journal).await {
+            Some(warnings) => {
+                plan.warnings.push(format!("the swap needed a second attempt: {}", error.message()));
+                plan.warnings.extend(warnings);
+            }
+            None => return Err(error),
+        },
     }
     if plan.staging.options.keep_loaded {
         swap::keep_loaded(&client, target, &mut plan.warnings).await;

@@ -1,15 +1,15 @@
 //! The moment of a restore when the proven rows take the target's place, and what is done where that fails.
 
 use super::recover::{self, Recovery};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::milvus::{Client, ServerKind};
 use crate::repository::{Journal, Phase};
 
 /// What the swap changes beside the rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change<'a> {
-    /// The aliases of the collection that stands in the target's place; `None` where there is none.
-    pub replaces: Option<&'a [String]>,
+    /// Whether a collection stands in the target's place.
+    pub replaces: bool,
     /// The aliases that the backup remembers, which a target that is new gets.
     pub brings: &'a [String],
 }
@@ -21,12 +21,22 @@ pub(super) async fn swap(
     change: Change<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let aside = change.replaces.map(|_| recover::temporary_name());
+    let aside = change.replaces.then(recover::temporary_name);
+    let aliases = if change.replaces {
+        // Not those from before the rows went in: aliases are moved to tell readers where to look.
+        match client.describe(&journal.entry().target).await {
+            Err(error) if error.kind() == Kind::CollectionNotFound => Vec::new(),
+            described => described?.aliases,
+        }
+    } else {
+        Vec::new()
+    };
     journal
         .advance(|entry| {
             entry.phase = Phase::Swapping;
             entry.aside.clone_from(&aside);
-            entry.aliases = change.replaces.unwrap_or_default().to_vec();
+            entry.aliases = aliases;
+            entry.brings = if change.replaces { Vec::new() } else { change.brings.to_vec() };
         })
         .await?;
     let entry = journal.entry().clone();
@@ -34,24 +44,18 @@ pub(super) async fn swap(
         client.rename_collection(&entry.target, aside).await?;
     }
     client.rename_collection(&entry.staging, &entry.target).await?;
-    recover::end(client, &entry).await?;
-    if change.replaces.is_none() {
-        for alias in change.brings {
-            if let Err(error) = client.create_alias(alias, &entry.target).await {
-                warnings.push(format!("alias '{alias}' was not restored: {}", error.message()));
-            }
-        }
-    }
-    Ok(())
+    recover::end(client, &entry, warnings).await.map(drop)
 }
 
 /// After a failure: ends the restore one way or the other now, or leaves the journal (dropped, it stays) to the next run.
-/// Tells whether the restored rows stand in the target's place after all.
-pub(super) async fn end_failed(client: &Client, journal: Journal) -> bool {
+/// Where the restored rows stand in the target's place after all, tells what there is to say of it.
+pub(super) async fn end_failed(client: &Client, journal: Journal) -> Option<Vec<String>> {
     if journal.lost().is_cancelled() {
-        return false; // whoever took it over ends it
+        return None; // whoever took it over ends it
     }
-    let ended = tokio::time::timeout(super::CLEANUP_LIMIT, recover::end(client, journal.entry())).await;
+    let mut warnings = Vec::new();
+    let work = recover::end(client, journal.entry(), &mut warnings);
+    let ended = tokio::time::timeout(super::CLEANUP_LIMIT, work).await;
     let (swapped, finished) = match ended {
         Ok(Ok(recovery)) => (
             matches!(recovery, Recovery::Finish | Recovery::Tidy),
@@ -66,7 +70,7 @@ pub(super) async fn end_failed(client: &Client, journal: Journal) -> bool {
             "what this restore left could not be cleared up now; the next run on this repository and server does"
         );
     }
-    swapped
+    swapped.then_some(warnings)
 }
 
 /// Lite forgets on renaming that an indexed collection was loaded; a server keeps it. Lite is not asked first: what it

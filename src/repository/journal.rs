@@ -50,9 +50,12 @@ pub struct JournalEntry {
     pub phase: Phase,
     /// The backup that is restored.
     pub backup_id: BackupId,
-    /// Aliases to move from the old collection to the new.
+    /// Aliases of the old collection as the swap begins. While it stands, it is asked for those that it has by then.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Aliases of the backup, which a collection gets that takes nobody's place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub brings: Vec<String>,
     /// Stands for all that has to be the same for another run to go on with the staging collection; `None` where none can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,

@@ -17,6 +17,7 @@ fn entry(repository: &super::Repository, id: &super::BackupId) -> JournalEntry {
         phase: Phase::Staging,
         backup_id: id.clone(),
         aliases: Vec::new(),
+        brings: Vec::new(),
         fingerprint: None,
         done: std::collections::BTreeMap::new(),
     }

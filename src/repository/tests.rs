@@ -423,6 +423,7 @@ fn entry(server: &str) -> JournalEntry {
         phase: Phase::Staging,
         backup_id: DEAD.parse().unwrap(),
         aliases: vec!["movies".to_owned()],
+        brings: Vec::new(),
         fingerprint: None,
         done: std::collections::BTreeMap::new(),
     }
