@@ -424,9 +424,9 @@ async fn delete(session: &Session, which: Which) -> Result<Value> {
 async fn describe(session: &Session, named: Named) -> Result<Value> {
     let client = session.client().await?;
     let collection = client.describe(&named.collection_name).await?;
-    let indexes = client.indexes(&named.collection_name).await?;
+    let indexes = client.indexes(&collection.name).await?;
     // A collection that is not loaded cannot be counted by a query.
-    let rows = if client.is_loaded(&named.collection_name).await? {
+    let rows = if client.is_loaded(&collection.name).await? {
         let reader = read::Reader::new(&client, &collection, 1).await?;
         Some(reader.counts(&reader.partitions(&[])).await?.values().sum::<u64>())
     } else {

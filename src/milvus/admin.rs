@@ -48,16 +48,15 @@ impl Client {
         }
     }
 
-    /// The collection as it is now: schema, partitions, aliases. Given an alias, describes what it points at.
+    /// The collection as it is now: schema, partitions, aliases. Given an alias, describes what it points at, under that
+    /// collection's own name.
     ///
     /// # Errors
     /// [`Kind::CollectionNotFound`] names the collections that there are; [`Kind::SchemaIncompatible`] for a field of a
     /// type that this version does not know.
     pub async fn describe(&self, name: &str) -> Result<Collection> {
-        let answer = match self.describe_only(name).await {
-            Err(error) if error.kind() == Kind::CollectionNotFound => return Err(self.no_such_collection(name).await),
-            outcome => outcome?,
-        };
+        let (name, answer) = self.look_up(name).await?;
+        let name = name.as_str();
         let mut collection = describe::collection(self.database(), answer, name)?;
         let request = self.collection_request(name);
         let answer = self.ask("listing partitions", rpc!(show_partitions, request)).await?;
@@ -73,6 +72,30 @@ impl Client {
         }
         collection.aliases.sort_unstable();
         Ok(collection)
+    }
+
+    /// The own name of the collection that goes by `name`, which may be an alias.
+    ///
+    /// # Errors
+    /// As [`Client::describe`].
+    pub async fn own_name(&self, name: &str) -> Result<String> {
+        Ok(self.look_up(name).await?.0)
+    }
+
+    /// A collection's own name, and its description. Both servers tell it in the schema, and of a renamed collection its
+    /// new one; beside the schema, 2.3.5 repeats what it was asked for.
+    async fn look_up(&self, name: &str) -> Result<(String, proto::DescribeCollectionResponse)> {
+        let answer = match self.describe_only(name).await {
+            Err(error) if error.kind() == Kind::CollectionNotFound => return Err(self.no_such_collection(name).await),
+            outcome => outcome?,
+        };
+        let own = answer.schema.as_ref().map(|schema| schema.name.clone()).filter(|own| !own.is_empty() && own != name);
+        let Some(own) = own else { return Ok((name.to_owned(), answer)) };
+        let known = self.collections().await?;
+        match [name, &own].into_iter().find(|some| known.iter().any(|known| known == some)) {
+            Some(found) => Ok((found.to_owned(), answer)),
+            None => Err(self.no_such_collection(name).await),
+        }
     }
 
     /// The server's own number of a collection, which one that is made anew under the same name does not get; `None`

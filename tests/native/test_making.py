@@ -283,6 +283,20 @@ async def test_the_members_of_a_set_show_one_moment(storage_type, server, native
     assert "not_there" in missing.error_message
 
 
+@pytest.mark.parametrize("storage_type", BackupStorageType)
+async def test_a_collection_that_is_named_by_an_alias_is_copied_as_itself(storage_type, server, native, name):
+    create(server.client, name, plain(50))
+    alias = f"{name}_alias"
+    server.client.create_alias(name, alias)
+    async with native() as manager:
+        made = await manager.create_backup(alias, BackupParams(storage_type=storage_type))
+        made.raise_for_error()
+        assert (made.metadata.collection_name, made.metadata.snapshot["kind"]) == (name, "snapshot")
+        (member,) = (await manager.create_backups([alias], params=BackupParams(storage_type=storage_type))).backups
+        member.raise_for_error()
+        assert member.metadata.collection_name == name
+
+
 async def test_a_set_of_everything_notes_who_may_do_what(server, native, name, root):
     create(server.client, name, plain(20))
     client = MilvusClient(server.uri, token="root:Milvus")  # a grant wants to know who grants it

@@ -157,6 +157,27 @@ async def test_drop_existing_replaces_the_collection_and_aliases_follow(milvus, 
     assert read_all(milvus.client, alias) == expected(recipe)
 
 
+async def test_a_backup_through_an_alias_is_the_collections_own(milvus, connect, name, root):
+    recipe = plain(50)
+    create(milvus.client, f"{name}_old", recipe)
+    milvus.client.rename_collection(f"{name}_old", name)
+    alias = f"{name}_old"
+    milvus.client.create_alias(name, alias)
+    async with connect(milvus) as manager:
+        described = await manager.collection_manager.describe_collection(alias)
+        assert (described["name"], described["aliases"]) == (name, [alias])
+        backup = await manager.create_backup(alias)
+        assert backup.success, backup.error_message
+        assert backup.metadata.collection_name == name
+        assert backup.metadata.backup_name.startswith(name)
+        assert [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."] == [name]
+        listed = await manager.list_backups(name)
+        assert [entry.backup_id for entry in listed] == [backup.backup_id]
+        restored = await manager.restore_backup(backup.backup_id, name, RestoreParams(drop_existing=True))
+        assert restored.success, restored.error_message
+    assert milvus.client.list_aliases(name)["aliases"] == [alias]
+
+
 async def test_an_index_comes_back_as_it_was_defined(milvus, connect, name):
     definition = {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 12, "efConstruction": 50}}
     base = plain(100)

@@ -126,7 +126,8 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     repository.store().require_writable("a backup")?;
     let storage = session.milvus_storage()?;
     let client = session.client_in(request.database.as_deref()).await?;
-    client.segments(&request.collection_name).await?; // a server without them, or without the collection, is told first
+    // A server without them, or without the collection, is told first.
+    client.segments(&client.own_name(&request.collection_name).await?).await?;
     recover::interrupted_restores(session, &client, None).await?;
     let mut collection = client.describe(&request.collection_name).await?;
     let wanted = request.wanted_partitions(&collection)?;
@@ -352,9 +353,9 @@ pub(super) async fn moments(session: &Session, request: &MomentsRequest, control
                     StorageType::MilvusNative => true,
                     StorageType::LocalFile => parquet::is_wanted(session, of, request.source).await?,
                 };
-            there.push(takes_part.then(|| (client, wanted.collection_name.clone())));
+            there.push(if takes_part { Some((client.own_name(of.1).await?, client)) } else { None });
         }
-        let collections: Vec<_> = there.iter().flatten().cloned().collect();
+        let collections: Vec<_> = there.iter().flatten().cloned().map(|(name, client)| (client, name)).collect();
         for (client, name) in &collections {
             keeping::keep(session, client.number(name).await?, Ending::Left).await;
         }

@@ -54,8 +54,8 @@ pub(in crate::jobs) async fn is_wanted(
         RowSource::Auto => {
             let client = session.client_in(database).await?;
             // What the server does not have, or cannot tell, is told where its rows are asked for.
-            let Ok(segments) = client.segments(name).await else { return Ok(false) };
             let Ok(collection) = client.describe(name).await else { return Ok(false) };
+            let Ok(segments) = client.segments(&collection.name).await else { return Ok(false) };
             let is_known = segments.iter().all(|segment| segment.storage_version <= NEWEST_STORAGE)
                 && collection.schema.stored_fields().all(|field| field.data_type != DataType::Geometry);
             if !is_known {
