@@ -244,17 +244,22 @@ async fn an_object_store_that_is_not_there_is_an_error_that_says_so() {
     }
 }
 
-/// A store that takes every write, whatever its condition.
+/// A store that takes every write, whatever its condition, or whatever one of the two.
 #[tokio::test]
 async fn a_store_that_ignores_conditions_is_refused() {
     use object_store::memory::InMemory;
     use std::sync::Arc;
-    let store = Store::from_objects(Arc::new(careless::Careless(InMemory::new())), "", "careless");
-    let repository = Repository::on(store.clone());
-    let error = repository.begin(request(None)).await.err().unwrap();
-    assert_eq!(error.kind(), Kind::Storage);
-    assert_eq!(error.details()["error_code"], "no_conditional_put");
-    assert!(store.list("").await.unwrap().is_empty());
+    for (heeds_absence, said) in [(false, "If-None-Match"), (true, "If-Match")] {
+        let objects = careless::Careless { inner: InMemory::new(), heeds_absence };
+        let store = Store::from_objects(Arc::new(objects), "", "careless");
+        let repository = Repository::on(store.clone());
+        let error = repository.begin(request(None)).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Storage);
+        assert_eq!(error.details()["error_code"], "no_conditional_put");
+        assert!(error.message().contains(said), "{error}");
+        assert!(store.list("").await.unwrap().is_empty());
+        assert_eq!(store.check().await.unwrap_err().details()["error_code"], "no_conditional_put");
+    }
     let site = Site::memory();
     let attempt = site.repository.begin(request(None)).await.unwrap();
     let made = manifest(&attempt);
@@ -272,7 +277,11 @@ mod careless {
     };
 
     #[derive(Debug)]
-    pub(super) struct Careless(pub(super) InMemory);
+    pub(super) struct Careless {
+        pub(super) inner: InMemory,
+        /// Whether it heeds "only where there is none".
+        pub(super) heeds_absence: bool,
+    }
 
     impl std::fmt::Display for Careless {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -282,8 +291,10 @@ mod careless {
 
     #[async_trait]
     impl ObjectStore for Careless {
-        async fn put_opts(&self, at: &Path, payload: PutPayload, _: PutOptions) -> Result<PutResult> {
-            self.0.put_opts(at, payload, PutMode::Overwrite.into()).await
+        async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            let heeded = self.heeds_absence && options.mode == PutMode::Create;
+            let mode = if heeded { PutMode::Create } else { PutMode::Overwrite };
+            self.inner.put_opts(at, payload, mode.into()).await
         }
 
         async fn put_multipart_opts(
@@ -291,27 +302,27 @@ mod careless {
             at: &Path,
             options: PutMultipartOptions,
         ) -> Result<Box<dyn MultipartUpload>> {
-            self.0.put_multipart_opts(at, options).await
+            self.inner.put_multipart_opts(at, options).await
         }
 
         async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-            self.0.get_opts(at, options).await
+            self.inner.get_opts(at, options).await
         }
 
         fn delete_stream(&self, at: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-            self.0.delete_stream(at)
+            self.inner.delete_stream(at)
         }
 
         fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-            self.0.list(prefix)
+            self.inner.list(prefix)
         }
 
         async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-            self.0.list_with_delimiter(prefix).await
+            self.inner.list_with_delimiter(prefix).await
         }
 
         async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-            self.0.copy_opts(from, to, options).await
+            self.inner.copy_opts(from, to, options).await
         }
     }
 }

@@ -171,7 +171,7 @@ impl Lease {
             None => Ok(None),
             Some(version) => {
                 let lease = Self::start(store, path, interval, Held::new(record, version), registration);
-                match store.probe(path).await {
+                match Box::pin(store.probe(path)).await {
                     Ok(()) => Ok(Some(lease)),
                     Err(error) => {
                         let _ = lease.release().await;

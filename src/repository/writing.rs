@@ -208,28 +208,62 @@ impl Store {
         self.delete(&trial).await
     }
 
-    /// Refuses a store that ignores "only where there is none", on which all safety rests. `taken` is a file that was
-    /// just written with [`Store::put_if_absent`]: a second one must fail. Done once; leaves no file behind.
+    /// Refuses a store that ignores "only where there is none", on which all safety rests, or "only if it is still the
+    /// one", by which locks are kept and backups deleted. `taken` is a file that was just written with
+    /// [`Store::put_if_absent`]: a second one must fail, and so must one in the place of another version. Done once;
+    /// leaves no file behind.
     pub(super) async fn probe(&self, taken: &RelativePath) -> Result<()> {
         let probe = async {
             let second = Bytes::from_static(b"{\"probe\": \"this store must not have taken a second file\"}");
-            if self.put_if_absent(taken, second).await?.is_none() {
-                return Ok(());
+            if self.put_if_absent(taken, second.clone()).await?.is_some() {
+                return Err(self.careless(taken, "If-None-Match").await?);
             }
-            self.delete(taken).await?;
-            Err(Error::new(
-                Kind::Storage,
-                format!(
-                    "{} ignores conditional writes (If-None-Match), so two backups could destroy each other: \
-                     use a store that supports them, or a newer version of this one",
-                    self.display("")
-                ),
-            )
-            .with("storage_path", self.display(""))
-            .with("error_code", "no_conditional_put")
-            .with("permissions_issue", false))
+            if !self.is_local()
+                && let Some((_, version)) = self.get_versioned(taken, PROBED_CEILING).await?
+                && self.replace_if(taken, &version.another(), second).await?.is_some()
+            {
+                return Err(self.careless(taken, "If-Match").await?);
+            }
+            Ok(())
         };
         self.inner.probed.get_or_try_init(|| probe).await.map(|&()| ())
+    }
+
+    async fn careless(&self, taken: &RelativePath, condition: &str) -> Result<Error> {
+        self.delete(taken).await?;
+        Ok(Error::new(
+            Kind::Storage,
+            format!(
+                "{} ignores conditional writes ({condition}), so two backups could destroy each other: use a store that \
+                 supports them, or a newer version of this one",
+                self.display("")
+            ),
+        )
+        .with("storage_path", self.display(""))
+        .with("error_code", "no_conditional_put")
+        .with("permissions_issue", false))
+    }
+}
+
+/// No lock, journal or trial is longer.
+const PROBED_CEILING: u64 = 1 << 20;
+
+impl Version {
+    /// A version that a file never had, of the same form.
+    fn another(&self) -> Self {
+        let changed = |text: &String, [usual, other]: [char; 2]| {
+            let last = text.rfind(|letter: char| letter.is_ascii_alphanumeric());
+            let mut letters: Vec<_> = text.chars().collect();
+            if let Some(letter) = last.and_then(|at| letters.get_mut(at)) {
+                *letter = if *letter == usual { other } else { usual };
+            }
+            letters.into_iter().collect()
+        };
+        let UpdateVersion { e_tag, version } = &self.update;
+        // An ETag is mostly a hash in hex, a version a number.
+        let e_tag = e_tag.as_ref().map(|text| changed(text, ['f', 'e']));
+        let version = version.as_ref().map(|text| changed(text, ['0', '1']));
+        Self { content: self.content.clone(), update: UpdateVersion { e_tag, version } }
     }
 }
 
