@@ -1,13 +1,18 @@
 //! Arrow record batches → rows as the server wants them (columns of protobuf), the inverse of `decode`. Vectors are
 //! handed over as the Arrow buffer itself, not copied.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType, UInt32Type,
 };
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, FixedSizeListArray, ListArray, RecordBatch, StructArray};
+use arrow_array::{
+    Array, ArrayRef, ArrowPrimitiveType, BooleanArray, FixedSizeListArray, ListArray, RecordBatch, StructArray,
+};
 use arrow_buffer::Buffer;
 use bytes::Bytes;
+use chrono::Datelike;
 
 use super::client::ServerKind;
 use super::proto;
@@ -39,14 +44,15 @@ pub(super) fn fields(
 }
 
 fn encode(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<proto::FieldData> {
+    let valid_data =
+        if field.nullable { (0..column.len()).map(|row| column.is_valid(row)).collect() } else { Vec::new() };
+    let column = &without_nulls(column)?;
     let payload = if field.data_type.is_vector() {
         let (dim, data) = vectors(field, column)?;
         Payload::Vectors(proto::VectorField { dim, data: Some(data) })
     } else {
         Payload::Scalars(proto::ScalarField { data: Some(scalars(field, column, server)?) })
     };
-    let valid_data =
-        if field.nullable { (0..column.len()).map(|row| column.is_valid(row)).collect() } else { Vec::new() };
     Ok(proto::FieldData {
         r#type: field.data_type.number(),
         field_name: field.name.clone(),
@@ -55,6 +61,14 @@ fn encode(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<proto:
         is_dynamic: field.dynamic,
         valid_data,
     })
+}
+
+/// The values of rows that have one: servers since 2.5 take no fillers for the others, which `valid_data` tells.
+fn without_nulls(column: &ArrayRef) -> Result<ArrayRef> {
+    let Some(nulls) = column.nulls().filter(|nulls| nulls.null_count() > 0) else { return Ok(Arc::clone(column)) };
+    let valid = BooleanArray::new(nulls.inner().clone(), None);
+    arrow_select::filter::filter(column, &valid)
+        .map_err(|error| Error::new(Kind::Internal, format!("nulls could not be left out: {error}")))
 }
 
 fn misfit(field: &Field, column: &ArrayRef) -> Error {
@@ -80,7 +94,10 @@ fn scalars(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<Scala
         }
         DataType::Timestamptz => {
             let array = column.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(misfit)?;
-            Scalars::TimestamptzData(proto::LongArray { data: array.values().to_vec() })
+            match array.values().iter().map(|micros| time(*micros)).collect() {
+                Some(data) => Scalars::StringData(proto::StringArray { data }),
+                None => Scalars::TimestamptzData(proto::LongArray { data: array.values().to_vec() }),
+            }
         }
         DataType::Float => {
             Scalars::FloatData(proto::FloatArray { data: raw::<Float32Type>(column).ok_or_else(misfit)? })
@@ -113,6 +130,13 @@ fn scalars(field: &Field, column: &ArrayRef, server: ServerKind) -> Result<Scala
 /// is: so it gets every text as a string, and gives back what was backed up.
 fn json(text: &str, quoted: bool) -> Bytes {
     if quoted { serde_json::Value::from(text).to_string().into() } else { Bytes::copy_from_slice(text.as_bytes()) }
+}
+
+/// A time as Milvus takes it, such as 2026-11-21T06:30:00.250000Z: it refuses numbers, in which it keeps and tells times.
+/// `None` for one that no such text says, before the year 1 or after 9999.
+fn time(micros: i64) -> Option<String> {
+    let time = chrono::DateTime::from_timestamp_micros(micros)?;
+    (1..=9999).contains(&time.year()).then(|| time.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
 }
 
 fn widen<T: ArrowPrimitiveType>(column: &ArrayRef) -> Option<Vec<i32>>
@@ -189,28 +213,18 @@ fn vectors(field: &Field, column: &ArrayRef) -> Result<(i64, Vectors)> {
     ))
 }
 
-/// The bytes of all vectors end to end; those of null rows are left out, as servers want it.
+/// The bytes of all vectors end to end.
 fn list_bytes(list: &FixedSizeListArray) -> Option<Bytes> {
     let width = list.values().data_type().primitive_width()?;
     let row = usize::try_from(list.value_length()).ok()? * width;
     let data = list.values().to_data();
     let start = (data.offset() + list.value_offset_at(0)) * width;
     let all = data.buffers().first()?.slice_with_length(start, list.len() * row);
-    Some(without_nulls(list, share(all), row))
+    Some(share(all))
 }
 
 fn fixed_bytes(column: &ArrayRef) -> Option<Bytes> {
-    let array = column.as_fixed_size_binary_opt()?;
-    let row = usize::try_from(array.value_length()).ok()?;
-    Some(without_nulls(array, share(Buffer::from(array.value_data())), row))
-}
-
-fn without_nulls(array: &dyn Array, all: Bytes, row: usize) -> Bytes {
-    if array.null_count() == 0 {
-        return all;
-    }
-    let kept = all.chunks_exact(row).enumerate().filter(|(position, _)| array.is_valid(*position));
-    kept.flat_map(|(_, bytes)| bytes.iter().copied()).collect::<Vec<u8>>().into()
+    Some(share(Buffer::from(column.as_fixed_size_binary_opt()?.value_data())))
 }
 
 fn sparse(array: &StructArray) -> Option<proto::SparseFloatArray> {
@@ -218,7 +232,7 @@ fn sparse(array: &StructArray) -> Option<proto::SparseFloatArray> {
     let values = array.column_by_name("values")?.as_list_opt::<i32>()?;
     let mut dim = 0;
     let mut contents = Vec::with_capacity(array.len());
-    for row in (0..array.len()).filter(|row| array.is_valid(*row)) {
+    for row in 0..array.len() {
         let (index, value) = (indices.value(row), values.value(row));
         let (index, value) = (index.as_primitive_opt::<UInt32Type>()?, value.as_primitive_opt::<Float32Type>()?);
         let mut bytes = Vec::with_capacity(index.len() * 8);

@@ -1,6 +1,6 @@
 //! Rows survive the way to the wire and back: every type, nulls, and slices of larger batches.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -19,6 +19,25 @@ fn there_and_back(schema: &CollectionSchema, batch: &RecordBatch) -> Result<Reco
     Ok(RecordBatch::try_new(schema.arrow()?, columns).unwrap())
 }
 
+/// How many values a scalar column holds.
+fn values(data: &proto::FieldData) -> usize {
+    use proto::scalar_field::Data;
+    let Some(proto::field_data::Field::Scalars(proto::ScalarField { data: Some(scalars) })) = &data.field else {
+        panic!("no scalars were sent: {data:?}");
+    };
+    match scalars {
+        Data::BoolData(array) => array.data.len(),
+        Data::IntData(array) => array.data.len(),
+        Data::LongData(array) | Data::TimestamptzData(array) => array.data.len(),
+        Data::FloatData(array) => array.data.len() / 4,
+        Data::DoubleData(array) => array.data.len() / 8,
+        Data::StringData(array) | Data::GeometryWktData(array) => array.data.len(),
+        Data::JsonData(array) => array.data.len(),
+        Data::ArrayData(array) => array.data.len(),
+        other => panic!("this is not sent: {other:?}"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -31,6 +50,19 @@ proptest! {
         let returned = there_and_back(&schema, &slice).unwrap();
         prop_assert_eq!(digester.set(&slice).unwrap(), digester.set(&returned).unwrap());
         prop_assert_eq!(returned.num_rows(), slice.num_rows());
+    }
+
+    #[test]
+    fn null_rows_have_no_value(batch in batches(&every_type(), 1..20usize)) {
+        let schema = every_type();
+        let sent = encode::fields(&schema, &batch, ServerKind::Server).unwrap();
+        for (field, data) in schema.stored_fields().zip(sent).filter(|(field, _)| !field.data_type.is_vector()) {
+            let valid = batch.num_rows() - batch.column_by_name(&field.name).unwrap().null_count();
+            prop_assert_eq!(values(&data), valid, "{}", field.name);
+            let told = if field.nullable { batch.num_rows() } else { 0 };
+            prop_assert_eq!(data.valid_data.len(), told);
+            prop_assert!(!field.nullable || data.valid_data.iter().filter(|valid| **valid).count() == valid);
+        }
     }
 
     #[test]
@@ -103,4 +135,34 @@ fn times_that_come_as_text_are_read_as_microseconds() {
     let micros = arrow_array::cast::AsArray::as_primitive::<arrow_array::types::TimestampMicrosecondType>(&column);
     assert_eq!(micros.iter().collect::<Vec<_>>(), [Some(1_000_002), None, Some(-1_000_000)]);
     assert!(decode::column(&field, text(["soon", "", ""]), 3).unwrap_err().message().contains("'at'"));
+}
+
+#[test]
+fn times_go_as_text_in_utc() {
+    let field: crate::schema::Field =
+        serde_json::from_str(r#"{"id": 1, "name": "at", "data_type": "timestamptz", "nullable": true}"#).unwrap();
+    let schema = CollectionSchema {
+        description: String::new(),
+        enable_dynamic_field: false,
+        fields: vec![field],
+        functions: Vec::new(),
+    };
+    let sent = |micros: Vec<Option<i64>>| {
+        let column = arrow_array::TimestampMicrosecondArray::from(micros).with_timezone("UTC");
+        let batch = RecordBatch::try_new(schema.arrow().unwrap(), vec![std::sync::Arc::new(column)]).unwrap();
+        encode::fields(&schema, &batch, ServerKind::Server).unwrap().remove(0)
+    };
+    let scalars = |data: proto::FieldData| match data.field {
+        Some(proto::field_data::Field::Scalars(proto::ScalarField { data: Some(scalars) })) => scalars,
+        other => panic!("no scalars were sent: {other:?}"),
+    };
+    let data = sent(vec![Some(1_000_002), None, Some(-1_000_000), Some(253_402_300_799_999_999)]);
+    assert_eq!(data.valid_data, [true, false, true, true]);
+    let texts = ["1970-01-01T00:00:01.000002Z", "1969-12-31T23:59:59.000000Z", "9999-12-31T23:59:59.999999Z"];
+    let texts = proto::StringArray { data: texts.map(str::to_owned).to_vec() };
+    assert_eq!(scalars(data), proto::scalar_field::Data::StringData(texts));
+    // What no such text says is sent as it is.
+    let late = 253_402_300_800_000_000;
+    let numbers = proto::LongArray { data: vec![late, 0] };
+    assert_eq!(scalars(sent(vec![Some(late), Some(0)])), proto::scalar_field::Data::TimestamptzData(numbers));
 }

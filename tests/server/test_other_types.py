@@ -12,7 +12,18 @@ from pymilvus import CollectionSchema, DataType, FieldSchema, Function, Function
 
 from milvault import RestoreParams
 from tests.backup_files import data_files
-from tests.recipes import Recipe, Row, create, dynamic, every_array, every_scalar, key_field, read_all
+from tests.recipes import (
+    Recipe,
+    Row,
+    create,
+    dynamic,
+    every_array,
+    every_scalar,
+    key_field,
+    read_all,
+    vector_field,
+    vector_of,
+)
 
 
 def everything() -> Recipe:
@@ -76,6 +87,46 @@ async def test_null_values_and_sparse_vectors_come_back_on_lite(lite, connect, n
     create(lite.client, name, everything())
     async with connect(lite) as manager:
         await replace_by_its_backup(lite.client, manager, name)
+
+
+@pytest.mark.embedded
+async def test_null_values_and_times_go_into_lite_by_replacing_rows(lite, connect, name):
+    fields = [
+        key_field(),
+        FieldSchema("number", DataType.INT64, nullable=True),
+        FieldSchema(
+            "words", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=4, max_length=8, nullable=True
+        ),
+        FieldSchema("json", DataType.JSON, nullable=True),
+        FieldSchema("moment", DataType.TIMESTAMPTZ, nullable=True),
+        FieldSchema("always", DataType.TIMESTAMPTZ),
+        vector_field(4),
+    ]
+
+    def row(key: int) -> Row:
+        some = {
+            "number": key,
+            "words": ["ä"] * (key % 4),
+            "json": {"key": key},
+            "moment": f"1969-12-31T23:59:{key % 60:02}.0000{key % 60:02}Z",
+        }
+        # some of the batches of ten have nothing but nulls
+        values = some if key % 3 and not 20 <= key < 30 else dict.fromkeys(some)
+        return {"id": key, **values, "always": "9999-12-31T23:59:59.999999Z", "vector": vector_of(key, 4)}
+
+    create(lite.client, name, Recipe(fields, [row(key) for key in range(90)]))
+    before = read_all(lite.client, name)
+    assert before[25]["moment"] is None
+    assert before[61]["moment"] == "1969-12-31T23:59:01.000001Z"
+    async with connect(lite) as manager:
+        backup = await manager.create_backup(name)
+        other = {"number": 7, "words": ["x"], "json": [1], "moment": "2026-01-01T00:00:00Z"}
+        lite.client.upsert(name, [{**row(key), **other} for key in range(0, 90, 2)])
+        assert read_all(lite.client, name) != before
+        params = RestoreParams(into_existing=True, on_conflict="OVERWRITE", batch_rows=10)
+        restored = await manager.restore_backup(backup.backup_id, name, params)
+        assert restored.success, restored.error_message
+    assert read_all(lite.client, name) == before
 
 
 @pytest.mark.server
