@@ -1,6 +1,7 @@
 //! Making a backup: describe, lock, read, write, prove, commit.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -26,7 +27,6 @@ struct Plan {
     collection: Collection,
     indexes: Vec<Index>,
     partitions: Vec<String>,
-    loaded_by_us: bool,
     /// Stands for all that makes a data file what it is, but for the rows.
     fingerprint: String,
 }
@@ -53,7 +53,6 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
     let repository = session.repository()?;
     let plan = control.guard(limit, prepare(session, &request)).await.map_err(about)?;
     let outcome = async {
-        control.guard(limit, check_space(session, &plan)).await?;
         let begin = BeginRequest {
             database: plan.collection.database.clone(),
             collection: plan.collection.name.clone(),
@@ -64,9 +63,19 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         };
         // Not guarded: a lock that is being taken is taken, and then given back.
         let attempt = repository.begin_or(begin, control.stopped(limit)).await?;
-        control.begin();
-        let work = write(&plan, &request, &attempt, control);
-        match Box::pin(guarded(&plan.collection.name, &attempt, control, limit, work)).await {
+        // Under the lock: of two backups at once, the one that gives way would release the collection under the other.
+        let loaded_by_us = AtomicBool::new(false);
+        let work = async {
+            load(&plan, &loaded_by_us).await?;
+            check_space(session, &plan).await?;
+            control.begin();
+            write(&plan, &request, &attempt, control).await
+        };
+        let outcome = Box::pin(guarded(&plan.collection.name, &attempt, control, limit, work)).await;
+        if loaded_by_us.into_inner() {
+            release(&plan).await;
+        }
+        match outcome {
             Ok((manifest, warnings)) => {
                 let storage_path = attempt.storage_path();
                 Ok((attempt.commit(manifest).await?, warnings, storage_path))
@@ -88,9 +97,6 @@ pub async fn backup(session: &Session, request: BackupRequest, control: &Control
         }
     }
     .await;
-    if plan.loaded_by_us {
-        release(&plan).await;
-    }
     let (manifest, warnings, storage_path) = outcome.map_err(about)?;
     let verification = verify_new(repository, &manifest, &request, control, limit).await.map_err(about)?;
     answer(&manifest, &warnings, verification.as_ref(), &storage_path, control)
@@ -165,19 +171,25 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<Plan> {
     let collection = client.describe(&request.collection_name).await?;
     let wanted = request.wanted_partitions(&collection)?;
     let indexes = client.indexes(&collection.name).await?;
-    let loaded_by_us = !client.is_loaded(&collection.name).await?;
-    if loaded_by_us {
-        client.load(&collection.name, super::LOAD_LIMIT).await.map_err(|error| {
-            error.context(format!(
-                "collection '{}' is not loaded, and rows can only be read from a loaded one",
-                collection.name
-            ))
-        })?;
-    }
     let partitions = Reader::new(&client, &collection, 1).await?.partitions(&wanted);
     let number = client.collection_number(&collection.name).await?;
     let fingerprint = fingerprint(request, &client, &collection, &partitions, number)?;
-    Ok(Plan { client, collection, indexes, partitions, loaded_by_us, fingerprint })
+    Ok(Plan { client, collection, indexes, partitions, fingerprint })
+}
+
+/// Loads the collection where it is not loaded; `by_us` tells it from before that begins.
+async fn load(plan: &Plan, by_us: &AtomicBool) -> Result<()> {
+    let Plan { client, collection, .. } = plan;
+    if client.is_loaded(&collection.name).await? {
+        return Ok(());
+    }
+    by_us.store(true, Ordering::Relaxed);
+    client.load(&collection.name, super::LOAD_LIMIT).await.map_err(|error| {
+        error.context(format!(
+            "collection '{}' is not loaded, and rows can only be read from a loaded one",
+            collection.name
+        ))
+    })
 }
 
 /// What has to be the same for a finished chunk of one run to be one of another.
