@@ -13,6 +13,7 @@ use super::staging::{Keys, Options, Proof, Staging, Via};
 use super::{Session, compatible, importing, likeness, recover, verify};
 use crate::error::{Error, Kind, Result};
 use crate::milvus::Client;
+use crate::repository::manifest::BackupType;
 use crate::repository::{Backup, Owner};
 use crate::schema::{Collection, Index};
 
@@ -51,14 +52,34 @@ impl Target {
     /// Refuses to replace a collection by less than the whole: the rows that are left out would be lost.
     pub(super) fn takes(&self, staging: &Staging) -> Result<()> {
         let (Self::Replaced(existing), Some(failed)) = (self, staging.failed.keys().next()) else { return Ok(()) };
-        let name = &existing.collection.name;
-        Err(refused(
-            name,
-            format!(
-                "partition {failed} cannot be restored, and a collection is not replaced by less than the whole: '{name}' was not touched. Restore what is left under another name with target_collection_name"
-            ),
-        ))
+        let less = format!("partition {failed} cannot be restored");
+        Err(less_than_the_whole(existing, &less, "Restore what is left"))
     }
+
+    /// As [`Target::takes`], of what was chosen: rows by a filter, or some partitions of those that the collection has.
+    fn takes_chosen(&self, request: &RestoreRequest, backup: &Backup) -> Result<()> {
+        let Self::Replaced(existing) = self else { return Ok(()) };
+        let (asked, held) = (&request.partition_names, &backup.manifest().partition_names);
+        let chosen = !asked.is_empty() || backup.manifest().backup_type == BackupType::Partition;
+        let restored = if asked.is_empty() { held } else { asked };
+        let lacking = existing.collection.partitions.iter().find(|name| !restored.contains(name));
+        let less = match (&request.filter, lacking) {
+            (Some(_), _) => "only rows that match the filter are restored".to_owned(),
+            (None, Some(lacking)) if chosen => format!("partition {lacking} is not among those that are restored"),
+            _ => return Ok(()),
+        };
+        Err(less_than_the_whole(existing, &less, "Restore them"))
+    }
+}
+
+fn less_than_the_whole(existing: &Existing, less: &str, way_out: &str) -> Error {
+    let name = &existing.collection.name;
+    refused(
+        name,
+        format!(
+            "{less}, and a collection is not replaced by less than the whole: '{name}' was not touched. {way_out} under another name with target_collection_name, put them into it with into_existing=True, or drop it first"
+        ),
+    )
 }
 
 impl Plan {
@@ -134,6 +155,7 @@ pub(super) async fn prepare(
         collection.partitions.retain(|name| request.partition_names.contains(name));
     }
     let target = look_at_target(&client, target, request).await?;
+    target.takes_chosen(request, backup)?;
     if let Target::Joined(existing) = &target {
         likeness::require_same(&collection, &existing.collection)?;
         // What is changed to make a collection is of no concern where none is made.

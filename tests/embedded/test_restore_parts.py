@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pymilvus import MilvusClient
 
-from milvault import BackupCorruptedError, RestoreParams, RestoreValidationError
+from milvault import BackupCorruptedError, BackupParams, RestoreParams, RestoreValidationError
 from tests.backup_files import data_files, leftovers
 from tests.conftest import STAGING
 from tests.faults.processes import run_child
@@ -82,6 +82,37 @@ async def test_a_collection_is_not_replaced_by_less_than_the_whole(lite, connect
             assert isinstance(failed.error, RestoreValidationError)
     assert read_all(lite.client, name) == expected(recipe)
     assert lite.staging() == []
+
+
+@pytest.mark.parametrize(
+    ("made_of", "chosen", "named"),
+    [
+        ([], {"where": "id >= 0"}, "filter"),
+        ([], {"partition_names": ["spring", "_default"]}, "autumn"),
+        (["spring"], {}, "_default"),
+    ],
+    ids=["rows by a filter", "some partitions", "a backup of one"],
+)
+async def test_nor_by_what_was_chosen_of_it(milvus, connect, name, made_of, chosen, named):
+    recipe = partitioned(90)
+    create(milvus.client, name, recipe)
+    how = BackupParams(backup_type="PARTITION", partition_names=made_of) if made_of else None
+    async with connect(milvus) as manager:
+        backup = await manager.create_backup(name, how)
+        for dry_run in (True, False):
+            params = RestoreParams(drop_existing=True, dry_run=dry_run, **chosen)
+            with pytest.raises(RestoreValidationError, match=f"{named}.*less than the whole.*into_existing"):
+                await manager.restore_backup(backup.backup_id, name, params)
+        assert read_all(milvus.client, name) == expected(recipe)
+        assert milvus.staging() == []
+        # Where nothing is in its place, and where all of it is chosen, it is restored.
+        other = await manager.restore_backup(
+            backup.backup_id, name, RestoreParams(target_collection_name=f"{name}_2", **chosen)
+        )
+        other.raise_for_error()
+        whole = await manager.create_backup(name)
+        params = RestoreParams(drop_existing=True, partition_names=["_default", "spring", "autumn"])
+        (await manager.restore_backup(whole.backup_id, name, params)).raise_for_error()
 
 
 async def test_where_every_partition_is_damaged_nothing_is_made(lite, connect, name):
