@@ -2,6 +2,10 @@
 //!
 //! What is wrong is told and not raised: they are looked at one by one, and each outcome is of use.
 
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,6 +15,7 @@ use super::native::insert_folder;
 use crate::error::{Error, Kind, Result};
 use crate::milvus::{Client, Management, Segment, SegmentState};
 use crate::repository::Store;
+use crate::schema::Collection;
 
 /// Folders that are looked into for where the files might be instead.
 const LOOKED_INTO: usize = 50;
@@ -20,7 +25,7 @@ const ALL_COLLECTIONS: i64 = 0;
 /// What to look at.
 #[derive(Debug, Clone, Deserialize)]
 pub struct CheckRequest {
-    /// The collection whose files are looked for; unset: any that has some.
+    /// The collection that has to be there, and whose files are looked for; unset: any that has some.
     #[serde(default)]
     collection_name: Option<String>,
     #[serde(default)]
@@ -30,7 +35,7 @@ pub struct CheckRequest {
 /// One finding.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// `server`, `repository`, `milvus_storage` or `milvus_management`.
+    /// `server`, `collection`, `repository`, `milvus_storage` or `milvus_management`.
     name: &'static str,
     /// Null where it could not be told.
     success: Option<bool>,
@@ -47,40 +52,81 @@ impl Finding {
     }
 }
 
-/// Looks at the server, the repository and Milvus's storage, as far as each is configured.
+/// Looks at the server, the collection, the repository and Milvus's storage, as far as each is configured.
 ///
 /// # Errors
-/// [`Kind::Canceled`] and [`Kind::Timeout`] alone: everything else is a finding.
+/// [`Kind::Canceled`] alone: everything else is a finding.
 pub async fn check(session: &Session, request: CheckRequest, control: &Control) -> Result<Value> {
-    let limit = deadline(request.timeout_seconds);
+    let collection = request.collection_name.as_deref();
+    let clock = Clock { control, limit: deadline(request.timeout_seconds) };
     control.enter(Phase::Verifying);
-    let look = async {
-        let mut findings = Vec::new();
-        let mut client = None;
-        if session.server.is_some() {
-            let outcome = session.client().await;
-            client = outcome.as_ref().ok().cloned();
-            findings.push(Finding::of("server", outcome.map(|client| server(&client))));
-        }
-        if let Ok(repository) = session.repository() {
-            let store = repository.store();
-            let checked = store.check().await;
-            findings.push(Finding::of("repository", checked.map(|()| told(store))));
-        }
-        if session.milvus_storage.is_some() {
-            findings.push(match client {
-                Some(ref client) => milvus_storage(session, client, request.collection_name.as_deref()).await,
-                None => unknown("whether it is this server's cannot be told without the server".to_owned()),
-            });
-        }
-        if let Some(address) = &session.milvus_management {
-            findings.push(management(address, client.as_ref(), request.collection_name.as_deref()).await);
-        }
-        Ok(findings)
-    };
-    let findings = control.guard(limit, look).await?;
+    let mut findings = Vec::new();
+    let mut client = None;
+    // Side by side: a server that does not answer takes all of the time.
+    let (connected, stored) = tokio::join!(clock.wait(session.client()), repository(session, &clock));
+    if session.server.is_some() {
+        let outcome = connected?;
+        client = outcome.as_ref().ok().cloned();
+        findings.push(Finding::of("server", outcome.map(|client| server(&client))));
+    }
+    if let Some((client, name)) = client.as_ref().zip(collection) {
+        let described = clock.wait(client.describe(name)).await?;
+        findings.push(Finding::of("collection", described.map(|found| told_of(&found))));
+    }
+    findings.extend(stored?);
+    if session.milvus_storage.is_some() {
+        findings.push(match &client {
+            Some(client) => clock.find("milvus_storage", milvus_storage(session, client, collection)).await?,
+            None => unknown("whether it is this server's cannot be told without the server".to_owned()),
+        });
+    }
+    if let Some(address) = &session.milvus_management {
+        findings.push(clock.find("milvus_management", management(address, client.as_ref(), collection)).await?);
+    }
     control.enter(Phase::Done);
     Ok(json!({"success": findings.iter().all(|found| found.success != Some(false)), "checks": findings}))
+}
+
+/// What is left of the time that the check may take.
+struct Clock<'a> {
+    control: &'a Control,
+    limit: Option<Instant>,
+}
+
+impl Clock<'_> {
+    /// What became of `work`; that it was not done in time is an outcome too.
+    fn wait<'w, T: Send + 'w>(
+        &'w self,
+        work: impl Future<Output = Result<T>> + Send + 'w,
+    ) -> BoxFuture<'w, Result<Result<T>>> {
+        let outcome = async move {
+            match self.control.guard(self.limit, work).await {
+                Err(error) if error.kind() == Kind::Canceled => Err(error),
+                Err(error) if error.kind() == Kind::Timeout => {
+                    Ok(Err(error.saying("no answer came in the time allowed")))
+                }
+                outcome => Ok(outcome),
+            }
+        };
+        outcome.boxed()
+    }
+
+    async fn find(&self, name: &'static str, work: impl Future<Output = Finding> + Send) -> Result<Finding> {
+        let found = self.wait(async { Ok(work.await) }).await?;
+        Ok(found.unwrap_or_else(|error| Finding::of(name, Err(error))))
+    }
+}
+
+async fn repository(session: &Session, clock: &Clock<'_>) -> Result<Option<Finding>> {
+    let Ok(repository) = session.repository() else { return Ok(None) };
+    let store = repository.store();
+    let checked = clock.wait(store.check()).await?;
+    Ok(Some(Finding::of("repository", checked.map(|()| told(store)))))
+}
+
+fn told_of(collection: &Collection) -> String {
+    let (fields, partitions) = (collection.schema.fields.len(), collection.partitions.len());
+    format!("'{}' has {fields} fields and {partitions} partitions", collection.name)
 }
 
 fn server(client: &Client) -> String {

@@ -27,7 +27,8 @@ async def test_everything_is_as_it_has_to_be(server, native, name, root):
     async with native() as manager:
         found = await manager.check(name)
     assert found.success
-    assert [check.success for check in found.checks] == [True, True, True]
+    assert [check.success for check in found.checks] == [True, True, True, True]
+    assert "2 fields" in named(found, "collection").message
     assert "2.3.5" in named(found, "server").message
     assert name in named(found, "milvus_storage").message
     assert leftovers(root) == []
@@ -100,6 +101,23 @@ async def test_milvus_lite_is_checked_without_storage_of_its_own(lite, connect, 
     assert [check.name for check in found.checks] == ["server", "repository"]
 
 
+async def test_a_collection_that_is_not_there_is_a_finding(lite, connect, name):
+    create(lite.client, name, plain(3))
+    async with connect(lite) as manager:
+        found = await manager.check(f"{name}_typo")
+    assert [(check.name, check.success) for check in found.checks] == [
+        ("server", True), ("collection", False), ("repository", True)
+    ]  # fmt: skip
+    assert name in named(found, "collection").message
+
+
+async def test_what_does_not_answer_in_time_is_a_finding_and_the_rest_is_looked_at(tmp_path, connect):
+    async with connect("http://127.0.0.1:9", root=tmp_path / "backups", retry_delay_seconds=60) as manager:
+        found = await manager.check(timeout=1)
+    assert [(check.name, check.success) for check in found.checks] == [("server", False), ("repository", True)]
+    assert "no answer came in the time allowed" in named(found, "server").message
+
+
 def test_the_command_line_checks_and_makes_native_backups(server, milvus_server, name, root):
     create(server.client, name, plain(25))
     server.client.flush(name)
@@ -113,10 +131,11 @@ def test_the_command_line_checks_and_makes_native_backups(server, milvus_server,
 
     code, shown = run("check", name, storage=milvus_server.data)
     assert code == 0
-    assert [line.partition(":")[0] for line in shown.splitlines()] == ["server", "repository", "milvus storage"]
+    said = [line.partition(":")[0] for line in shown.splitlines()]
+    assert said == ["server", "collection", "repository", "milvus storage"]
     code, shown = run("check", name, "--json", storage=milvus_server.data.parent)
     assert code == 1
-    assert json.loads(shown)["checks"][2]["success"] is False
+    assert json.loads(shown)["checks"][3]["success"] is False
     code, shown = run("create", name, "--native", "--json", storage=milvus_server.data)
     assert code == 0
     made = json.loads(shown)

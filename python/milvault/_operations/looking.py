@@ -30,13 +30,15 @@ class LooksAtBackups(Operations):
     async def check(self, collection_name: str | None = None, *, timeout: float | None = None) -> CheckResult:
         """Looks whether everything is as it has to be, before the first backup.
 
-        Whether the server answers, the repository can be written, and `milvus_storage`, where it is set, is what this
-        server writes to; whether `milvus_management`, where it is set, can be asked to keep files. Writes one small
-        file to the repository and deletes it again, unless it is `read_only`.
+        Whether the server answers and has the collection, the repository can be written, and `milvus_storage`, where
+        it is set, is what this server writes to; whether `milvus_management`, where it is set, can be asked to keep
+        files. Writes one small file to the repository and deletes it again, unless it is `read_only`.
 
         Args:
-            collection_name: The collection whose files are looked for in Milvus's storage. Unset: one that has some.
-            timeout: Seconds it may take. Unset: the config's `verification_timeout`.
+            collection_name: The collection that has to be there, and whose files are looked for in Milvus's storage.
+                Unset: one that has some.
+            timeout: Seconds it may take. Unset: the config's `verification_timeout`. What has not answered by then is
+                wrong.
 
         Returns:
             What was found; `success` where nothing is wrong. What is wrong is no exception.
