@@ -253,6 +253,10 @@ async fn restore_marked(
     if !journal.is_kept() {
         plan.warnings.push(journals::UNKEPT.to_owned());
     }
+    if request.filter.is_some() && staged.rows() == 0 {
+        let none = "no row of the backup matches the filter, so that the collection is empty; a name in it that is no field is a key of the dynamic field";
+        plan.warnings.push(none.to_owned());
+    }
     take_place(&mut plan, journal, &staged, target, control).await?;
     control.enter(Phase::Done);
     let mut told = answer(&plan, backup, target, control);

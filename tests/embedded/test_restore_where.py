@@ -124,6 +124,7 @@ async def test_where_nothing_matches_the_collection_is_empty(lite, connect, name
         restored = await manager.restore_backup(backup.backup_id, name, params)
     assert restored.success, restored.error_message
     assert restored.rows_restored == 0
+    assert any("no row of the backup matches the filter" in warning for warning in restored.warnings)
     assert count(lite.client, f"{name}_none") == 0
 
 
