@@ -199,13 +199,36 @@ async def test_listing_filters_and_pages(core, manager):
 
     assert await ids() == ["b5", "b4", "b3", "b2"]
     assert await ids(state=BackupState.FAILED) == ["b4"]
+    assert await ids(state="FAILED") == ["b4"]
+    assert await ids(backup_type="FULL_COLLECTION") == ["b5", "b4", "b3", "b2"]
     assert await ids(tags=["b"]) == ["b5", "b3"]
+    assert await ids(tags=(tag for tag in ("b",))) == ["b5", "b3"]
     assert await ids(tags=["a", "b"]) == ["b5"]
     third = datetime.datetime(2026, 11, 3, tzinfo=datetime.timezone.utc)
     assert await ids(created_after=third) == ["b5", "b4", "b3"]
     assert await ids(created_before=third) == ["b2"]
     assert await ids(offset=1, limit=2) == ["b4", "b3"]
     assert await ids(limit=0) == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "told"),
+    [
+        ({"state": "verified"}, "state has to be one of NONE, .*VERIFIED, not 'verified'"),
+        ({"backup_type": "junk"}, "backup_type has to be one of FULL_COLLECTION, PARTITION, INCREMENTAL, not 'junk'"),
+        ({"tags": "manual"}, "tags has to be a list of tags, not 'manual'"),
+        ({"tags": [1]}, "tags has to be a list of tags"),
+        ({"limit": "3"}, "limit has to be a number"),
+        ({"offset": None}, "offset has to be a number"),
+        ({"database": 5}, "database has to be a name"),
+        ({"created_after": "2026-01-01"}, "created_after has to be a datetime"),
+    ],
+    ids=str,
+)
+async def test_a_filter_that_could_match_nothing_is_refused(core, manager, filters, told):
+    with pytest.raises(InvalidArgumentError, match=told):
+        await manager.list_backups(**filters)
+    assert core.requests == []
 
 
 async def test_a_manifest_with_what_none_may_hold_is_not_listed_and_is_corrupt_when_asked_for(core, manager, caplog):

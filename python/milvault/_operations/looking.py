@@ -6,8 +6,9 @@ import datetime
 import math
 from typing import TYPE_CHECKING
 
+from milvault._arguments import checked_count, checked_texts, checked_time, checked_word
 from milvault._requests import backup_named, checked_name, checked_timeout, verify_request
-from milvault.enums import BackupOwner, VerificationType
+from milvault.enums import BackupOwner, BackupState, BackupType, VerificationType
 from milvault.errors import BackupRecoveryError, BackupStorageError, InvalidArgumentError
 from milvault.params import VerificationParams
 from milvault.progress import reporting
@@ -18,8 +19,6 @@ from . import Operations
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
-
-    from milvault.enums import BackupState, BackupType
 
     from . import ProgressSink
 
@@ -76,8 +75,8 @@ class LooksAtBackups(Operations):
         collection_name: str | None = None,
         *,
         database: str | None = None,
-        state: BackupState | None = None,
-        backup_type: BackupType | None = None,
+        state: BackupState | str | None = None,
+        backup_type: BackupType | str | None = None,
         tags: Iterable[str] = (),
         created_after: datetime.datetime | None = None,
         created_before: datetime.datetime | None = None,
@@ -92,9 +91,9 @@ class LooksAtBackups(Operations):
         Args:
             collection_name: Only those of this collection.
             database: Only those of collections in this database. Unset: the connection's; without a server, all.
-            state: Only those in this state.
-            backup_type: Only those of this type.
-            tags: Only those that have all of these.
+            state: Only those in this state; also as a text, `"VERIFIED"`.
+            backup_type: Only those of this type; also as a text.
+            tags: Only those that have all of these; a list, also of one.
             created_after: Only those made at this time or later; needs a time zone.
             created_before: Only those made before this time; needs a time zone.
             limit: At most so many.
@@ -104,23 +103,29 @@ class LooksAtBackups(Operations):
             A list; its `damaged` has the backups whose manifest cannot be read, whatever the filters by content say.
 
         Raises:
-            InvalidArgumentError: A time without a zone, or a negative limit or offset.
+            InvalidArgumentError: A state or type that there is not, tags that are no list, a time without a zone, a
+                limit or offset that is no number or negative.
             BackupStorageError: The repository cannot be read.
         """
         from milvault._listing import read_listing
 
-        _check_zone("created_after", created_after)
-        _check_zone("created_before", created_before)
-        if offset < 0 or (limit is not None and limit < 0):
-            raise InvalidArgumentError(f"limit and offset cannot be negative, not {limit} and {offset}")
-        if collection_name is not None:
-            checked_name("collection_name", collection_name)
+        state = None if state is None else checked_word("state", state, BackupState)
+        backup_type = None if backup_type is None else checked_word("backup_type", backup_type, BackupType)
+        wanted_tags = set(checked_texts("tags", tags, "tags"))
+        for argument, time in (("created_after", created_after), ("created_before", created_before)):
+            if time is not None:
+                checked_time(argument, time)
+        checked_count("offset", offset)
+        if limit is not None:
+            checked_count("limit", limit)
+        for argument, named in (("collection_name", collection_name), ("database", database)):
+            if named is not None:
+                checked_name(argument, named)
         if database is None and self.connection_manager is not None:
             database = self.connection_manager.db_name
         request = {"collection_name": collection_name, "database": database}
         outcome = await self._engine.run("list", request, needs_server=False, read=read_listing)
         found: BackupList = outcome.unwrap()
-        wanted_tags = set(tags)
         backups = [
             backup
             for backup in found
@@ -216,10 +221,3 @@ def _is_due(backup: BackupMetadata, now: datetime.datetime, longest: datetime.ti
         return True
     # Another machine's clock may be a little ahead; one that is further off proves nothing.
     return age > longest or age < -datetime.timedelta(days=1)
-
-
-def _check_zone(argument: str, value: datetime.datetime | None) -> None:
-    if value is not None and value.tzinfo is None:
-        raise InvalidArgumentError(
-            f"{argument} needs a time zone: write datetime(..., tzinfo=timezone.utc), or call .astimezone() on it"
-        )
