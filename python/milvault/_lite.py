@@ -6,7 +6,9 @@ Milvus Lite logs why it could not start and answers nothing; here the reason is 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _LITE_LOGGER = "milvus_lite.server_manager"
 _LOCK_FILE = "LOCK"
+_START_SECONDS = 10.0
+_STARTING = threading.Lock()
 _INSTALL = "a path ending in .db is opened with Milvus Lite: pip install 'milvault[lite]'"
 
 
@@ -39,11 +43,12 @@ def start_lite(path: str, *, may_create: bool) -> str:
         from milvus_lite.server_manager import server_manager_instance
     except ImportError as error:
         raise _failed(path, _INSTALL) from error
-    with _CaughtReason() as caught:
+    # Milvus Lite looks whether one runs, and then starts it: of two calls at once, one would find the lock held.
+    with _STARTING, _CaughtReason() as caught:
         uri = server_manager_instance.start_and_get_uri(path)
     if uri is None and _was_lost_race(caught.error):
-        # Another thread of this process, such as pymilvus, opened it at the same moment: then it answers now.
-        uri = _uri_of_running(server_manager_instance, path)
+        # Another thread of this process, such as pymilvus, opened it at the same moment: then it answers now, or soon.
+        uri = _uri_of_starting(server_manager_instance, path)
     if uri is not None:
         return str(uri)
     reason = caught.error
@@ -81,18 +86,26 @@ def _was_lost_race(reason: BaseException | None) -> bool:
     return type(reason).__name__ == "DataDirLockedError"
 
 
-def _uri_of_running(servers: object, path: str) -> str | None:
-    running = getattr(servers, "_servers", {}).get(path)
-    return f"http://127.0.0.1:{running[2]}" if running else None
+def _uri_of_starting(servers: object, path: str) -> str | None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        is_ours = _holder_of(str(Path(path) / _LOCK_FILE)) == os.getpid()
+        running = getattr(servers, "_servers", {}).get(path)
+        if running:
+            return f"http://127.0.0.1:{running[2]}"
+        if not is_ours or time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
 
 
 def _locked(path: str) -> DatabaseLockedError:
     lock_file = str(Path(path) / _LOCK_FILE)
     holder = _holder_of(lock_file)
-    who = f"process {holder}" if holder else "another process"
+    who, what_next = f"process {holder}" if holder else "another process", "close it there, or work in that process"
+    if holder == os.getpid():
+        who, what_next = "this process, but not by pymilvus or Milvault", "close it first"
     return DatabaseLockedError(
-        f"the Milvus Lite database {path} is open in {who}, which holds its lock {lock_file}; "
-        "close it there, or work in that process",
+        f"the Milvus Lite database {path} is open in {who}, which holds its lock {lock_file}; {what_next}",
         lock_file=lock_file,
         holder_pid=holder,
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benches.compare.wire import Wire, insert_all, insert_request
+from milvus_lite.adapter.grpc.server import start_server_in_thread
+from milvus_lite.server_manager import server_manager_instance
 from pymilvus import DataType, FieldSchema, MilvusClient
 
 from milvault import BackupParams, DatabaseLockedError, RestoreParams
@@ -107,6 +112,37 @@ async def test_an_open_client_of_pymilvus_keeps_working_beside_a_manager(lite, c
         await manager.create_backup(name)
         fill(lite.client, name, plain(0), plain(10, start=1000).rows)
     assert count(lite.client, name) == 110
+
+
+async def test_first_calls_at_the_same_moment_share_one_server(lite, connect, name):
+    names = [f"{name}_{number}" for number in range(4)]
+    for each in names:
+        create(lite.client, each, plain(10))
+    server_manager_instance.release_server(lite.uri)
+    async with connect(lite) as manager, connect(lite) as another:
+        calls = [(manager, another)[number % 2].create_backup(each) for number, each in enumerate(names)]
+        assert [backup.row_count for backup in await asyncio.gather(*calls)] == [10] * 4
+
+
+async def test_a_server_that_pymilvus_is_just_starting_is_waited_for(lite, connect, name, monkeypatch):
+    create(lite.client, name, plain(10))
+    server_manager_instance.release_server(lite.uri)
+    started = threading.Event()
+
+    def start_slowly(**options):
+        running = start_server_in_thread(**options)
+        started.set()
+        time.sleep(0.5)  # the lock is held, and nobody knows the server yet
+        return running
+
+    with monkeypatch.context() as patch:
+        patch.setattr("milvus_lite.adapter.grpc.server.start_server_in_thread", start_slowly)
+        starting = threading.Thread(target=server_manager_instance.start_and_get_uri, args=(lite.uri,))
+        starting.start()
+        assert await asyncio.to_thread(started.wait, 30)
+    async with connect(lite) as manager:
+        assert (await manager.create_backup(name)).row_count == 10
+    starting.join()
 
 
 @pytest.mark.parametrize("where", ["lite", pytest.param("server", marks=pytest.mark.server)])
