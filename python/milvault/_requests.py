@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import (
+    checked_count,
+    checked_flag,
+    checked_name,
+    checked_options,
+    checked_path,
+    checked_texts,
+    checked_timeout,
+    checked_word,
+)
 from ._moments import Moment, hybrid_timestamp
 from ._urls import fault_of
 from .enums import BackupStorageType, BackupType, LinkPolicy
@@ -205,17 +214,13 @@ def prune_request(
         value = given.get(setting)
         if value is None:
             value = getattr(config, setting)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-            raise InvalidArgumentError(f"{setting} has to be a number, 0 or more, not {value!r}")
-        policy[name] = value
+        policy[name] = checked_count(setting, value)
     tags = given.get("retention_tags")
-    if isinstance(tags, str | int):
-        raise InvalidArgumentError(f"retention_tags has to be a list of tags, not {tags!r}")
-    policy["tags"] = list(config.retention_tags if tags is None else tags)
+    policy["tags"] = checked_texts("retention_tags", config.retention_tags if tags is None else tags, "tags")
     return {
         "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
         "database": None if database is None else checked_name("database", database),
-        "dry_run": dry_run,
+        "dry_run": checked_flag("dry_run", dry_run),
         "policy": policy,
     }
 
@@ -244,16 +249,13 @@ def open_request(
     Raises:
         InvalidArgumentError: An argument cannot be right.
     """
-    for argument, names in (("columns", columns), ("partition_names", partition_names)):
-        if isinstance(names, str) or any(not isinstance(name, str) for name in names or ()):
-            raise InvalidArgumentError(f"{argument} has to be a list of names")
     if where is not None and not isinstance(where, str):
         raise InvalidArgumentError("where has to be a filter's text, such as 'price < 10'")
     return {
         **_named(backup, collection_name),
-        "columns": None if columns is None else list(columns),
+        "columns": None if columns is None else checked_texts("columns", columns, "names"),
         "where": where,
-        "partition_names": list(partition_names or ()),
+        "partition_names": checked_texts("partition_names", partition_names or (), "names"),
         "at": None if as_of is None else hybrid_timestamp(as_of),
     }
 
@@ -283,7 +285,7 @@ def export_request(
     Raises:
         InvalidArgumentError: An argument cannot be right.
     """
-    text = os.fspath(path)
+    text = checked_path("path", path)
     if not text or "\0" in text:
         raise InvalidArgumentError(f"path has to be a file's path, not {text!r}")
     chosen = file_format or EXPORT_FORMATS.get(os.path.splitext(text)[1].lower())  # noqa: PTH122
@@ -291,7 +293,13 @@ def export_request(
         known = ", ".join(sorted(set(EXPORT_FORMATS.values())))
         raise InvalidArgumentError(f"the format of {text!r} is not known: give format as one of {known}")
     limit = None if timeout is None else checked_timeout(timeout, timeout)
-    return {**rows, "path": text, "format": chosen, "overwrite": overwrite, "export_timeout_seconds": limit}
+    return {
+        **rows,
+        "path": text,
+        "format": chosen,
+        "overwrite": checked_flag("overwrite", overwrite),
+        "export_timeout_seconds": limit,
+    }
 
 
 def backup_named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[str, Any]:
@@ -303,22 +311,11 @@ def backup_named(backup: str | os.PathLike[str], collection_name: str | None) ->
     return _named(backup, collection_name)
 
 
-def checked_name(argument: str, value: object) -> str:
-    """`value`, if it can be a name.
-
-    Raises:
-        InvalidArgumentError: It is empty or no string.
-    """
-    if not isinstance(value, str) or not value:
-        raise InvalidArgumentError(f"{argument} has to be a name, not {value!r}")
-    return value
-
-
 def copy_request(
     backup: str,
     collection_name: str | None,
     config: BackupRecoveryConfig,
-    root: str,
+    to: str | os.PathLike[str],
     storage_options: dict[str, str] | None,
     verify_after: bool,
     timeout: float | None,
@@ -328,22 +325,24 @@ def copy_request(
     Raises:
         InvalidArgumentError: An argument cannot be right.
     """
-    options = repository_settings(config)["options"] if storage_options is None else storage_options
     return {
         **_named(backup, collection_name),
-        "to": {"root": _checked_place("to", root), "options": options},
-        "verify_after": verify_after,
+        "to": {
+            "root": _checked_place("to", checked_path("to", to)),
+            "options": _options_of_another(storage_options, config),
+        },
+        "verify_after": checked_flag("verify_after", verify_after),
         "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
     }
 
 
 def adopt_request(
-    source: str,
+    source: str | os.PathLike[str],
     collection_name: str | None,
     config: BackupRecoveryConfig,
     storage_options: dict[str, str] | None,
-    tags: list[str],
+    tags: Iterable[str],
     link: LinkPolicy | None,
     timeout: float | None,
 ) -> dict[str, Any]:
@@ -352,33 +351,16 @@ def adopt_request(
     Raises:
         InvalidArgumentError: An argument cannot be right.
     """
-    options = repository_settings(config)["options"] if storage_options is None else storage_options
-    link = config.link if link is None else link
-    if link not in LinkPolicy.__members__:
-        raise InvalidArgumentError(f"link has to be one of {', '.join(LinkPolicy.__members__)}, not {link!r}")
     return {
-        "source": _checked_place("source", source),
-        "options": options,
+        "source": _checked_place("source", checked_path("source", source)),
+        "options": _options_of_another(storage_options, config),
         "collection_name": None if collection_name is None else checked_name("collection_name", collection_name),
         "checksum_algorithm": config.checksum_algorithm.value,
-        "tags": tags,
-        "link": str(link),
+        "tags": checked_texts("tags", tags, "tags"),
+        "link": checked_word("link", config.link if link is None else link, LinkPolicy).value,
         "bandwidth_limit_mib": config.bandwidth_limit_mib,
         "timeout_seconds": checked_timeout(timeout, config.default_backup_timeout),
     }
-
-
-def checked_timeout(timeout: float | None, default: float) -> float:
-    """Seconds, the config's where the call gives none.
-
-    Raises:
-        InvalidArgumentError: Not above 0.
-    """
-    if timeout is None:
-        return default
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise InvalidArgumentError(f"timeout must be greater than 0 seconds, not {timeout}")
-    return float(timeout)
 
 
 def _named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[str, Any]:
@@ -387,6 +369,11 @@ def _named(backup: str | os.PathLike[str], collection_name: str | None) -> dict[
         text = os.fspath(backup)
         backup = text if "/" in text or not text else f"./{text}"
     return {"backup": _checked_place("backup_id", backup), "collection_name": name}
+
+
+def _options_of_another(options: dict[str, str] | None, config: BackupRecoveryConfig) -> dict[str, str]:
+    """Options of another store than the repository's; the repository's own where none are given."""
+    return repository_settings(config)["options"] if options is None else checked_options("storage_options", options)
 
 
 def _checked_place(argument: str, place: object) -> str:

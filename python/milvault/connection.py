@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from ._arguments import checked_name, checked_number, checked_path
 from ._engine import Engine
 from ._requests import retry_settings
 from .errors import BackupRecoveryError, InvalidArgumentError
@@ -61,17 +62,17 @@ class ConnectionManager:
         connect_timeout_seconds: float = 10.0,
         request_timeout_seconds: float = 120.0,
     ) -> None:
-        given = os.fspath(uri) if uri is not None else os.environ.get("MILVAULT_URI") or DEFAULT_URI
+        given = checked_path("uri", uri) if uri is not None else os.environ.get("MILVAULT_URI") or DEFAULT_URI
         self._lite_path = os.path.abspath(given) if _is_lite(given) else None
         self._uri = self._lite_path or _server_address(given)
-        self._token = _secret(token)
-        self._password = _secret(password)
+        self._token = _secret("token", token)
+        self._password = _secret("password", password)
         self._user = user or None
-        self._db_name = db_name or "default"
+        self._db_name = checked_name("db_name", db_name or "default")
         self._tls = {
-            "ca_file": _path(ca_file),
-            "cert_file": _path(cert_file),
-            "key_file": _path(key_file),
+            "ca_file": _path("ca_file", ca_file),
+            "cert_file": _path("cert_file", cert_file),
+            "key_file": _path("key_file", key_file),
             "server_name": server_name,
         }
         self._timeouts = {
@@ -192,7 +193,7 @@ class CollectionManager:
 
     async def has_collection(self, collection_name: str) -> bool:
         """Whether there is a collection of that name."""
-        return bool((await self._engine.run("has_collection", {"collection_name": collection_name})).unwrap())
+        return bool((await self._engine.run("has_collection", _named(collection_name))).unwrap())
 
     async def describe_collection(self, collection_name: str) -> dict[str, Any]:
         """A collection's fields, partitions, properties, aliases, `indexes`, and `row_count` (`None` if not loaded).
@@ -200,7 +201,7 @@ class CollectionManager:
         Raises:
             CollectionNotFoundError: There is none of that name.
         """
-        outcome = await self._engine.run("describe_collection", {"collection_name": collection_name})
+        outcome = await self._engine.run("describe_collection", _named(collection_name))
         description: dict[str, Any] = outcome.unwrap()
         return description
 
@@ -225,7 +226,7 @@ class CollectionManager:
         Raises:
             CollectionNotFoundError: There is none of that name.
         """
-        (await self._engine.run("drop_collection", {"collection_name": collection_name})).unwrap()
+        (await self._engine.run("drop_collection", _named(collection_name))).unwrap()
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -233,6 +234,10 @@ class CollectionManager:
 
     def __repr__(self) -> str:
         return f"CollectionManager({self.connection_manager!r})"
+
+
+def _named(collection_name: str) -> dict[str, str]:
+    return {"collection_name": checked_name("collection_name", collection_name)}
 
 
 def _is_lite(uri: str) -> bool:
@@ -260,9 +265,11 @@ def _server_address(uri: str) -> str:
     return f"{parts.scheme}://{host}:{port or _DEFAULT_PORTS[parts.scheme]}"
 
 
-def _secret(value: str | SecretStr | None) -> SecretStr | None:
+def _secret(name: str, value: str | SecretStr | None) -> SecretStr | None:
     if value is None or isinstance(value, SecretStr):
         return value
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} has to be a text, and is of type {type(value).__name__}")
     return SecretStr(value) if value else None
 
 
@@ -270,11 +277,11 @@ def _reveal(value: SecretStr | None) -> str | None:
     return None if value is None else value.get_secret_value()
 
 
-def _path(value: str | os.PathLike[str] | None) -> str | None:
-    return None if value is None else os.path.abspath(os.fspath(value))
+def _path(name: str, value: str | os.PathLike[str] | None) -> str | None:
+    return None if value is None else os.path.abspath(checked_path(name, value))
 
 
 def _positive(name: str, value: float) -> float:
-    if not value > 0:
+    if not checked_number(name, value) > 0:
         raise InvalidArgumentError(f"{name} must be greater than 0, not {value}")
     return float(value)

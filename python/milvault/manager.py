@@ -5,9 +5,9 @@ Here is what it is made of, and its beginning and end; what it does is in `_oper
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
+from ._arguments import checked_path
 from ._engine import Engine
 from ._operations.keeping import KeepsBackups
 from ._operations.looking import LooksAtBackups
@@ -19,6 +19,8 @@ from .config import BackupRecoveryConfig
 from .connection import CollectionManager, ConnectionManager
 
 if TYPE_CHECKING:
+    import os
+
     from pydantic import SecretStr
     from typing_extensions import Self
 
@@ -123,7 +125,7 @@ class BackupManager(MakesBackups, LooksAtBackups, ReadsBackups, RestoresBackups,
         """
         changes: dict[str, Any] = {}
         if root is not None:
-            changes["local_backup_root_path"] = os.fspath(root)
+            changes["local_backup_root_path"] = checked_path("root", root)
         if storage_options is not None:
             changes["storage_options"] = storage_options
         if config is None:

@@ -5,6 +5,7 @@ import datetime
 import json
 import time
 
+import numpy as np
 import pytest
 
 from milvault import (
@@ -266,6 +267,62 @@ async def test_naive_times_and_senseless_arguments_are_refused(manager):
     ):
         with pytest.raises(InvalidArgumentError):
             await attempt()
+
+
+WRONG_TYPES = {
+    "params": lambda m: m.create_backup("a", {"tags": ["x"]}),
+    "params of several": lambda m: m.create_backups("a", params={"tags": ["x"]}),
+    "params of another sort": lambda m: m.create_backup("a", RestoreParams()),
+    "params of a restore": lambda m: m.restore_backup("b1", "a", {"dry_run": True}),
+    "params of a verification": lambda m: m.verify_backup("b1", "a", {"fail_fast": True}),
+    "filter": lambda m: m.create_backups(7),
+    "filter of numbers": lambda m: m.create_backups([7]),
+    "name": lambda m: m.create_backups("a", 7),
+    "collection_name": lambda m: m.verify_backup("b1", 7),
+    "collection_name of a check": lambda m: m.check(7),
+    "timeout": lambda m: m.create_backup("a", timeout="9"),
+    "timeout of a check": lambda m: m.check(timeout=True),
+    "to": lambda m: m.copy_backup("b1", to=None),
+    "storage_options": lambda m: m.copy_backup("b1", to="/x", storage_options={"aws_region": 7}),
+    "verify_after": lambda m: m.copy_backup("b1", to="/x", verify_after="no"),
+    "source": lambda m: m.adopt_backup(None),
+    "tags": lambda m: m.adopt_backup("/x", tags="manual"),
+    "link": lambda m: m.adopt_backup("/x", link=["REFLINK"]),
+    "dry_run": lambda m: m.apply_retention_policy(dry_run="no"),
+    "retention_days": lambda m: m.apply_retention_policy(retention_days=1.5),
+    "retention_tags": lambda m: m.apply_retention_policy(retention_tags=[1]),
+    "database": lambda m: m.apply_retention_policy(database=7),
+    "interval_days": lambda m: m.verify_due(interval_days="7"),
+    "columns": lambda m: m.open_backup("b1", columns=7),
+    "partition_names": lambda m: m.open_backup("b1", partition_names="p"),
+    "where": lambda m: m.open_backup("b1", where=7),
+    "as_of": lambda m: m.open_backup("b1", as_of="today"),
+    "path": lambda m: m.export_backup("b1", None),
+    "overwrite": lambda m: m.export_backup("b1", "x.csv", overwrite="no"),
+    "backup_id": lambda m: m.get_backup(7),
+    "backup_id of a deletion": lambda m: m.delete_backup(None),
+    "collection_name of a collection": lambda m: m.collection_manager.drop_collection(None),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_TYPES)
+async def test_an_argument_of_a_wrong_type_is_refused_by_its_name(core, manager, wrong):
+    with pytest.raises(InvalidArgumentError, match=rf"^{wrong.split()[0]}"):
+        await WRONG_TYPES[wrong](manager)
+    assert core.requests == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"uri": 7}, {"token": 7}, {"db_name": 7}, {"ca_file": 7}, {"connect_timeout_seconds": "9"}], ids=str
+)
+def test_a_connections_argument_of_a_wrong_type_is_refused_by_its_name(wrong):
+    with pytest.raises(InvalidArgumentError, match=f"^{next(iter(wrong))}"):
+        ConnectionManager(**wrong)
+
+
+async def test_what_counts_as_a_number_is_one(manager):
+    assert len(await manager.list_backups(limit=np.int64(1))) == 1
+    assert (await manager.create_backup("a", timeout=np.float32(9))).success
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from milvault._requests import adopt_request, backup_named, copy_request, prune_request
@@ -12,6 +11,7 @@ from milvault.results import BackupMetadata, CopyResult
 from . import Operations
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
 
     from milvault.enums import LinkPolicy
@@ -63,9 +63,7 @@ class KeepsBackups(Operations):
             ```
         """
         with reporting(progress, f"Copying {backup_id}") as sink:
-            request = copy_request(
-                backup_id, collection_name, self.config, os.fspath(to), storage_options, verify_after, timeout
-            )
+            request = copy_request(backup_id, collection_name, self.config, to, storage_options, verify_after, timeout)
             outcome = await self._engine.run("copy", request, needs_server=False, sink=sink)
         return CopyResult.model_validate(outcome.unwrap())
 
@@ -110,10 +108,8 @@ class KeepsBackups(Operations):
                 print(backup.collection_name, backup.row_count)
             ```
         """
-        with reporting(progress, f"Taking in {os.fspath(source)}") as sink:
-            request = adopt_request(
-                os.fspath(source), collection_name, self.config, storage_options, list(tags), link, timeout
-            )
+        with reporting(progress, f"Taking in {source}") as sink:
+            request = adopt_request(source, collection_name, self.config, storage_options, tags, link, timeout)
             outcome = await self._engine.run("adopt", request, needs_server=False, sink=sink)
         return [BackupMetadata.model_validate(taken["metadata"]) for taken in outcome.unwrap()]
 

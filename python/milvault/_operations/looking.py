@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import math
 from typing import TYPE_CHECKING
 
-from milvault._arguments import checked_count, checked_texts, checked_time, checked_word
-from milvault._requests import backup_named, checked_name, checked_timeout, verify_request
+from milvault._arguments import (
+    checked_count,
+    checked_name,
+    checked_number,
+    checked_params,
+    checked_texts,
+    checked_time,
+    checked_timeout,
+    checked_word,
+)
+from milvault._requests import backup_named, verify_request
 from milvault.enums import BackupOwner, BackupState, BackupType, VerificationType
 from milvault.errors import BackupRecoveryError, BackupStorageError, InvalidArgumentError
 from milvault.params import VerificationParams
@@ -180,7 +188,7 @@ class LooksAtBackups(Operations):
             OperationTimeoutError: It did not finish in its time.
             SchemaIncompatibleError: `DEEP`, and the server cannot hold what the backup has.
         """
-        params = params if params is not None else VerificationParams()
+        params = checked_params(params, VerificationParams)
         with reporting(progress, f"Verifying {backup_id}") as sink:
             request = verify_request(backup_id, collection_name, params, self.config, timeout)
             deep = params.verification_type is VerificationType.DEEP
@@ -204,7 +212,7 @@ class LooksAtBackups(Operations):
             BackupStorageError: The repository cannot be read.
         """
         days = self.config.deep_verification_interval_days if interval_days is None else interval_days
-        if not (math.isfinite(days) and days >= 0):
+        if checked_number("interval_days", days) < 0:
             raise InvalidArgumentError(f"interval_days has to be 0 or more, not {days}")
         backups = await self.list_backups(collection_name, database=database)
         now, longest = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=days)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from milvault._requests import backup_request, checked_timeout
+from milvault._arguments import checked_name, checked_params, checked_texts, checked_timeout
+from milvault._requests import backup_request
 from milvault.enums import BackupState, BackupStorageType
 from milvault.errors import BackupCorruptedError, InvalidArgumentError
 from milvault.params import BackupParams
@@ -53,7 +54,7 @@ class MakesBackups(Operations):
             InsufficientStorageError: The rows will not fit.
             InvalidArgumentError: An argument cannot be right.
         """
-        params = params if params is not None else BackupParams()
+        params = checked_params(params, BackupParams)
         result, outcome = await self._backup(None, collection_name, params, progress, timeout)
         if not outcome.is_result:
             outcome.unwrap()
@@ -112,12 +113,15 @@ class MakesBackups(Operations):
         from milvault._sets import matching, patterns_of
 
         began = time.perf_counter()
-        params = params if params is not None else BackupParams()
+        params = checked_params(params, BackupParams)
         if name is not None:
+            checked_name("name", name)
             if params.backup_name not in (None, name):
                 raise InvalidArgumentError(f"two names for one set: {name!r} and {params.backup_name!r}; give one")
             params = BackupParams.model_validate({**params.model_dump(exclude_unset=True), "backup_name": name})
         own = "default" if self.connection_manager is None else self.connection_manager.db_name
+        if wanted is not None and not isinstance(wanted, str):
+            wanted = checked_texts("filter", wanted, "collections")
         patterns = None if wanted is None else patterns_of(wanted, own)
         backup_request("any", params, self.config, timeout)  # what would be wrong for each is said once
         results = []

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from milvault._arguments import checked_params
 from milvault._requests import restore_request
 from milvault.params import RestoreParams
 from milvault.progress import reporting
@@ -55,7 +56,7 @@ class RestoresBackups(Operations):
             InvalidArgumentError: An argument cannot be right.
         """
         began = time.perf_counter()
-        params = params if params is not None else RestoreParams()
+        params = checked_params(params, RestoreParams)
         with reporting(progress, f"Restoring {backup_id}") as sink:
             request = restore_request(backup_id, collection_name, params, self.config, timeout)
             outcome = await self._engine.run("restore", request, may_create=not params.dry_run, sink=sink)
