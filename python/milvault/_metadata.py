@@ -5,15 +5,18 @@ Users find these in `results`.
 
 # Without `from __future__ import annotations`: names in texts would be looked up in `results`, which has few of them.
 
+import datetime
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo
 
 from ._model import BYTES_PER_MB, Result, UtcDatetime
-from .display import html_grid
+from .display import html_grid, human_value
 from .enums import BackupOwner, BackupState, BackupStorageType, BackupType, ChecksumAlgorithm
 from .errors import BackupCorruptedError
+
+_TIME: TypeAdapter[datetime.datetime] = TypeAdapter(UtcDatetime)
 
 
 def _known_state(value: Any, info: ValidationInfo) -> Any:
@@ -158,6 +161,31 @@ def read_metadata(value: dict[str, Any]) -> BackupMetadata:
         ) from None
 
 
+def last_verification(backup: BackupMetadata, verification_type: str) -> datetime.datetime | None:
+    """When a verification of a type last ended; `None` where there was none, or what is noted is no time."""
+    try:
+        return _TIME.validate_python(backup.verifications.get(verification_type, {}).get("verified_at"))
+    except ValidationError:
+        return None
+
+
+def found_damaged(backup: BackupMetadata) -> str | None:
+    """Which verification found damage last, and when, for people; `None` where none has.
+
+    The core forgets damage that a later verification, at least as thorough, did not find.
+    """
+    failed = [name for name, last in backup.verifications.items() if last.get("success") is False]
+    if not failed:
+        return None
+    when, name = max((human_value(last_verification(backup, name)), name) for name in failed)
+    return f"{name} at {when}"
+
+
+def verified_or_damaged(backup: BackupMetadata) -> str:
+    """Whether it is verified, for people: `yes`, `no`, or `damaged`."""
+    return "damaged" if found_damaged(backup) else human_value(backup.is_verified)
+
+
 class DamagedBackup(Result):
     """A backup whose manifest cannot be read.
 
@@ -201,7 +229,7 @@ class BackupList(list[BackupMetadata]):
                 backup.state,
                 backup.row_count,
                 backup.size_mb,
-                backup.is_verified,
+                verified_or_damaged(backup),
             )
             for backup in self
         ]

@@ -304,6 +304,22 @@ def test_show_tells_digest_and_consistency(milvault):
         assert text in out
 
 
+def test_a_backup_that_was_found_damaged_looks_so(milvault, core):
+    found = {
+        "QUICK": {"success": True, "verified_at": "2026-11-22T00:00:00Z"},
+        "CHECKSUM": {"success": False, "verified_at": "2026-11-21T06:30:00.902448775+00:00"},
+    }
+    damaged = {**METADATA, "verifications": found}
+    core.answers["list"] = {"ok": {"backups": [damaged, METADATA], "damaged": []}}
+    core.answers["get"] = {"ok": damaged}
+    _, out, _ = milvault("list")
+    assert [line.split()[5] for line in out.splitlines()[1:]] == ["damaged", "no"]
+    _, out, _ = milvault("show", "b1")
+    assert "verified       DAMAGED, as found by CHECKSUM at 2026-11-21 06:30:00 UTC\n" in out
+    core.answers["get"] = {"ok": METADATA}
+    assert "verified       no\n" in milvault("show", "b1")[1]
+
+
 def test_an_empty_repository_says_so(milvault, core):
     core.answers["list"] = {"ok": {"backups": [], "damaged": []}}
     assert milvault("list") == (0, "no backups\n", "")

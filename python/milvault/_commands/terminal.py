@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from milvault._metadata import found_damaged, verified_or_damaged
 from milvault.display import human_bytes, human_duration, human_value
 from milvault.enums import BackupOwner
 
@@ -56,7 +57,7 @@ def _show_table(backups: BackupList) -> None:
             _plain(backup.collection_name),
             human_value(backup.row_count),
             human_bytes(backup.compressed_size_bytes or backup.size_bytes),
-            human_value(backup.is_verified),
+            verified_or_damaged(backup),
             str(backup.state),
             str(backup.backup_type if backup.owner is BackupOwner.MILVAULT else backup.owner),
             human_value(backup.created_at),
@@ -68,6 +69,8 @@ def _show_table(backups: BackupList) -> None:
 def show_backup(backup: BackupMetadata) -> None:
     """Everything about one backup that a person wants to know."""
     snapshot = getattr(backup, "snapshot", None) or {}
+    damage = found_damaged(backup)
+    verified = backup.last_verified_at if backup.is_verified else "no"
     _show_pairs(
         [
             ("id", backup.backup_id),
@@ -85,7 +88,7 @@ def show_backup(backup: BackupMetadata) -> None:
             ("consistency", snapshot.get("kind") if isinstance(snapshot, dict) else snapshot),
             ("digest", _digest_of(backup)),
             ("checksum", f"{backup.checksum_algorithm} {backup.checksum}" if backup.checksum else None),
-            ("verified", backup.last_verified_at if backup.is_verified else "no"),
+            ("verified", f"DAMAGED, as found by {damage}" if damage else verified),
             ("Milvus", backup.milvus_version),
             ("tags", backup.tags),
             ("stored at", backup.storage_path),

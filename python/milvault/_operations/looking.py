@@ -15,6 +15,7 @@ from milvault._arguments import (
     checked_timeout,
     checked_word,
 )
+from milvault._metadata import last_verification
 from milvault._requests import backup_named, verify_request
 from milvault.enums import BackupOwner, BackupState, BackupType, VerificationType
 from milvault.errors import BackupRecoveryError, BackupStorageError, InvalidArgumentError
@@ -221,11 +222,9 @@ class LooksAtBackups(Operations):
 
 
 def _is_due(backup: BackupMetadata, now: datetime.datetime, longest: datetime.timedelta) -> bool:
-    last = backup.verifications.get(VerificationType.DEEP.value, {}).get("verified_at")
-    try:
-        verified_at = datetime.datetime.fromisoformat(str(last).replace("Z", "+00:00"))
-        age = now - verified_at
-    except (TypeError, ValueError):
+    verified_at = last_verification(backup, VerificationType.DEEP.value)
+    if verified_at is None:
         return True
+    age = now - verified_at
     # Another machine's clock may be a little ahead; one that is further off proves nothing.
     return age > longest or age < -datetime.timedelta(days=1)
