@@ -165,6 +165,34 @@ def test_a_deep_verification_is_asked_for_with_a_server(milvault, core):
     assert core.configs[-1]["server"] is not None
 
 
+DIFFERENCES = {kind: {"rows": 0, "examples": []} for kind in ("only_in_backup", "only_in_original", "different")}
+
+
+@pytest.mark.parametrize(
+    ("original", "told"),
+    [
+        (
+            {"compared": True, "differences": DIFFERENCES},
+            "  compared with the collection it was made of: they are the same",
+        ),
+        (
+            {"compared": True, "differences": {**DIFFERENCES, "different": {"rows": 2, "examples": [1, 2]}}},
+            "  compared with the collection it was made of: they differ, as the warning says",
+        ),
+        (
+            {"compared": False, "reason": "the server has no collection of that name"},
+            "  not compared with the collection it was made of: the server has no collection of that name",
+        ),
+    ],
+    ids=["same", "different", "gone"],
+)
+def test_a_deep_verification_says_what_it_restored_and_compared(milvault, core, original, told):
+    details = {"rows": 1797, "original": original}
+    core.answers["verify"] = {"ok": {**VERIFICATION, "deep_verification_passed": True, "details": details}}
+    _, out, _ = milvault("verify", "b1", "--deep")
+    assert out.splitlines()[1:] == ["  restored for a trial: 1,797 rows came back as the backup has them", told]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -176,6 +204,8 @@ def test_a_deep_verification_is_asked_for_with_a_server(milvault, core):
         ("create", "a", "--level", "10"),
         ("create", "a", "--checksum", "CRC32"),
         ("create", "a", "--timeout", "0"),
+        ("verify", "b1", "--seed", "3"),
+        ("verify", "b1", "--deep", "--sample", "3"),
         ("list", "--since", "yesterday"),
         ("restore", "b1", "--on-conflict", "SKIP"),
         ("restore", "b1", "--into-existing", "--drop-existing"),

@@ -86,8 +86,12 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Look at files' lengths and footers and at a sample of the rows alone.")
     ] = False,
-    sample: Annotated[float, typer.Option("--sample", metavar="PERCENT", help="How much --quick decodes.")] = 10.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Which sample. Default: another one each time.")] = None,
+    sample: Annotated[
+        float | None, typer.Option("--sample", metavar="PERCENT", help="How much --quick decodes. Default: 10.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Which sample --quick takes. Default: another one each time.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Find all damage, instead of stopping at the first.")
     ] = False,
@@ -100,12 +104,15 @@ def verify(
     """Prove that a backup is whole: every file's checksum, a sample of its rows, or with --deep a trial restore."""
     if quick and deep:
         raise typer.BadParameter("either --quick or --deep", param_hint="--quick")
+    for option, value in (("--sample", sample), ("--seed", seed)):
+        if value is not None and not quick:
+            raise typer.BadParameter("it chooses what --quick looks at, which is not given", param_hint=option)
     settings = settings_of(context, as_json)
     manager = settings.manager(needs_server=deep)
     deep_or_checksum = VerificationType.DEEP if deep else VerificationType.CHECKSUM
     params = VerificationParams(
         verification_type=VerificationType.QUICK if quick else deep_or_checksum,
-        sample_size=sample,
+        sample_size=10.0 if sample is None else sample,
         seed=seed,
         fail_fast=not everything,
         verify_checksums=True,

@@ -160,6 +160,7 @@ def show_verified(backup: str, result: VerificationResult) -> None:
         sample = "" if sampled is None else f", {sampled} of {result.details.get('row_groups')} row groups decoded,"
         took = human_duration(milliseconds / 1000)
         print(f"{backup} is whole: {result.files_verified} files checked{sample} in {took}")
+        _show_trial(result)
     else:
         print(f"{backup} is DAMAGED")
         for error in result.errors:
@@ -167,6 +168,20 @@ def show_verified(backup: str, result: VerificationResult) -> None:
         if not result.errors and result.files_failed:
             print(f"  {', '.join(result.files_failed)}")
     show_warnings(result.warnings)
+
+
+def _show_trial(result: VerificationResult) -> None:
+    """What a DEEP verification did besides: restored the backup for a trial, and compared."""
+    if not result.deep_verification_passed:
+        return
+    print(f"  restored for a trial: {human_value(result.details.get('rows'))} rows came back as the backup has them")
+    original = result.details.get("original") or {}
+    if not original.get("compared"):
+        print(f"  not compared with the collection it was made of: {original.get('reason')}")
+        return
+    same = not any(found["rows"] for found in original["differences"].values())
+    outcome = "they are the same" if same else "they differ, as the warning says"
+    print(f"  compared with the collection it was made of: {outcome}")
 
 
 def show_pruned(outcome: dict[str, Any]) -> None:
