@@ -319,13 +319,15 @@ def test_delete_does_what_the_person_answers(milvault, core, monkeypatch):
 
 
 def test_a_table_that_is_piped_is_not_cut(milvault, core):
-    long = "n" * 120
-    backups = [{**METADATA, "backup_name": long}, {**METADATA, "backup_name": "[red]x[/red]"}]
+    long = "n" * 600
+    backups = [{**METADATA, "collection_name": long, "backup_name": long}, {**METADATA, "backup_name": "[red]x[/red]"}]
     core.answers["list"] = {"ok": {"backups": backups, "damaged": []}}
     _, out, _ = milvault("list")
-    assert long in out
-    assert "[red]x[/red]" in out
-    assert METADATA["backup_id"] in out
+    _, first, second = (line.split() for line in out.splitlines())
+    assert first[:2] == [METADATA["backup_id"], long]
+    assert first[-1] == long
+    assert (second[0], second[-1]) == (METADATA["backup_id"], "[red]x[/red]")
+    assert first[2:-1] == second[2:-1]
 
 
 def test_show_tells_digest_and_consistency(milvault):

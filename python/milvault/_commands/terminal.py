@@ -237,5 +237,5 @@ def _plain(text: str) -> str:
 
 
 def _console() -> Console:
-    # Wider than any terminal: an id that is cut cannot be copied, and what is piped is read by programs.
-    return Console(width=400)
+    # Wider than any table: an id that is cut cannot be copied, and what is piped is read by programs.
+    return Console(width=1_000_000)
