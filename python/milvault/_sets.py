@@ -66,7 +66,8 @@ async def matching(engine: Engine, patterns: Iterable[Pattern] | None) -> list[t
 
     Raises:
         CollectionNotFoundError: A database has no collection.
-        BackupRecoveryError: There is no such database, or the server cannot be reached.
+        InvalidArgumentError: There is no such database.
+        BackupRecoveryError: The server cannot be reached.
     """
     (await engine.run("server_info", {})).unwrap()  # one that is down is told once, not for each collection
     found: dict[tuple[str, str], None] = {}
@@ -81,11 +82,24 @@ async def matching(engine: Engine, patterns: Iterable[Pattern] | None) -> list[t
         if pattern.collection is not None:
             found[pattern.database, pattern.collection] = None
             continue
+        await _look_for(engine, pattern.database)
         names = await _all_of(engine, pattern.database)
         if not names:
             raise CollectionNotFoundError(f"there is nothing to back up in {pattern}: the database has no collection")
         found.update(dict.fromkeys(names))
     return list(found)
+
+
+async def _look_for(engine: Engine, database: str) -> None:
+    """Refuses a database that is not there; what servers answer then looks as if it might pass."""
+    if database == "default":
+        return
+    known: list[str] = (await engine.run("list_databases", {})).unwrap()
+    if database not in known:
+        raise InvalidArgumentError(
+            f"the server has no database {database!r}, and none was created; it has: {', '.join(known)}",
+            context={"available_databases": known},
+        )
 
 
 async def _all_of(engine: Engine, database: str) -> list[tuple[str, str]]:

@@ -104,6 +104,7 @@ def test_several_collections_in_one_command(milvault, lite_tcp, name, root):
     assert "the backup of nowhere failed" in told.stderr
     milvault("create", "nowhere", "no.where", exits=FAILED)
     assert "has no database 'nodb'" in milvault("create", "nodb.*", exits=USAGE).stderr
+    assert "has no database 'nodb'" in milvault("--db-name", "nodb", "create", exits=USAGE).stderr
     assert leftovers(root) == []
 
 

@@ -358,6 +358,31 @@ def test_an_empty_repository_says_so(milvault, core):
     assert json.loads(milvault("list", "--json")[1]) == {"backups": [], "damaged": []}
 
 
+def test_a_collection_without_backups_is_noted_on_stderr(milvault, core):
+    core.answers["list"] = {"ok": {"backups": [], "damaged": []}}
+    core.answers["prune"]["ok"] |= {"planned": [], "kept": {}}
+    assert milvault("list", "nope") == (0, "no backups\n", "milvault: no backup of 'nope' is there\n")
+    told = "milvault: no backup of 'nope' that these options choose is there\n"
+    assert milvault("list", "nope", "--state", "verified")[2] == told
+    told = "milvault: no backup of 'nope' in database 'db2' is there\n"
+    assert milvault("--uri", "http://h:1", "--db-name", "db2", "list", "nope")[2] == told
+    code, _, err = milvault("prune", "nope")
+    assert (code, err) == (0, "milvault: no backup of 'nope' is there\n")
+    for command in (("list", "nope", "--json"), ("prune", "nope", "--json"), ("list",), ("prune",)):
+        assert milvault(*command)[2] == ""
+
+
+def test_a_database_that_is_named_is_the_only_one_that_is_backed_up(milvault, core):
+    core.answers["list_databases"] = {"ok": ["default", "shop"]}
+    assert milvault("--db-name", "shop", "create")[0] == 0
+    backed_up = [request for operation, request in core.requests if operation == "backup"]
+    assert [(request["database"], request["collection_name"]) for request in backed_up] == [("shop", "articles")]
+    core.requests.clear()
+    assert milvault("create")[0] == 0
+    backed_up = [request for operation, request in core.requests if operation == "backup"]
+    assert [request["database"] for request in backed_up] == ["default", "shop"]
+
+
 def test_pruning_asks_for_what_was_given_and_the_settings_for_the_rest(milvault, core):
     core.answers["prune"]["ok"]["left_alone"] = {"b7": "it is being read"}
     code, out, _ = milvault("prune", "articles", "--days", "0", "--weekly", "8", "--keep-tag", "a", "--keep-tag", "b")

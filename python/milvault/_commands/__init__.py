@@ -80,7 +80,9 @@ def _global(
             show_envvar=True,
         ),
     ] = None,
-    db_name: Annotated[str, typer.Option("--db-name", help="The database.")] = "default",
+    db_name: Annotated[
+        str | None, typer.Option("--db-name", help="The database. Default: default.", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="A YAML file of settings.", dir_okay=False)
     ] = None,
@@ -126,7 +128,7 @@ def _global(
         uri=uri or None,
         root=root or None,
         token=token or None,
-        db_name=db_name,
+        db_name=db_name or None,
         config_file=config,
         tls={"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file, "server_name": server_name},
         storage_options=options_of(storage_option or []),

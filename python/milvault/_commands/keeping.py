@@ -11,7 +11,7 @@ from milvault.cli import DONE, FAILED, PARTLY_DONE
 
 from .calling import call
 from .settings import BackupArgument, CollectionOption, JsonOption, LinkOption, TimeoutOption, options_of, settings_of
-from .terminal import draws_progress, print_json, show_backup, show_copied, show_pruned
+from .terminal import draws_progress, note_that_none_is_there, print_json, show_backup, show_copied, show_pruned
 
 
 def copy(
@@ -144,4 +144,6 @@ def prune(
         print_json(outcome)
     else:
         show_pruned(outcome)
+        if collection is not None and not any(outcome[part] for part in ("planned", "kept", "left_alone", "failed")):
+            note_that_none_is_there(manager, collection)
     return PARTLY_DONE if outcome["failed"] else DONE

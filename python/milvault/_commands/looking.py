@@ -13,7 +13,15 @@ from milvault.params import VerificationParams
 
 from .calling import call
 from .settings import BackupArgument, CollectionOption, JsonOption, TimeoutOption, settings_of
-from .terminal import draws_progress, print_json, show_backup, show_backups, show_checked, show_verified
+from .terminal import (
+    draws_progress,
+    note_that_none_is_there,
+    print_json,
+    show_backup,
+    show_backups,
+    show_checked,
+    show_verified,
+)
 
 
 def check(
@@ -62,6 +70,9 @@ def list_(
         print_json({"backups": [backup.to_dict() for backup in backups], "damaged": damaged})
     else:
         show_backups(backups)
+        if collection is not None and not backups and not backups.damaged:
+            chosen = state is not None or tag or since is not None or limit is not None
+            note_that_none_is_there(manager, collection, "" if not chosen else " that these options choose")
     return DONE
 
 

@@ -21,7 +21,7 @@ def create(
         list[str] | None,
         typer.Argument(
             metavar="[COLLECTION]...",
-            help="COLLECTION, DATABASE.COLLECTION or 'DATABASE.*'. Default: all of every database.",
+            help="COLLECTION, DATABASE.COLLECTION or 'DATABASE.*'. Default: all of --db-name; without it, of each.",
             show_default=False,
         ),
     ] = None,
@@ -90,6 +90,8 @@ def create(
     )
     progress = draws_progress(as_json=settings.as_json)
     wanted = [*(collections or []), *(chosen or [])]
+    if not wanted and settings.db_name is not None:
+        wanted = [f"{settings.db_name}.*"]
     if len(wanted) == 1 and not chosen and not set(wanted[0]) & set(",.*"):
         result = call(manager, lambda: manager.create_backup(wanted[0], params, progress=progress, timeout=timeout))
         results, warnings, report = [result], [], result.to_dict()

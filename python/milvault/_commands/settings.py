@@ -41,7 +41,7 @@ class Settings:
     uri: str | None
     root: str | None
     token: str | None
-    db_name: str
+    db_name: str | None
     config_file: Path | None
     tls: dict[str, Any]
     storage_options: dict[str, str]
@@ -63,7 +63,7 @@ class Settings:
         return BackupManager.connect(
             uri,
             token=self.token,
-            db_name=self.db_name,
+            db_name=self.db_name or "default",
             config=config,
             session_factory=self.session_factory,
             **self.tls,

@@ -16,6 +16,7 @@ from milvault.enums import BackupOwner
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from milvault.manager import BackupManager
     from milvault.results import (
         BackupList,
         BackupMetadata,
@@ -45,6 +46,13 @@ def show_backups(backups: BackupList) -> None:
         print("no backups")
     for each in backups.damaged:
         print(f"DAMAGED  {each.backup_id}  {each.collection_name}  {each.storage_path}: {each.reason}")
+
+
+def note_that_none_is_there(manager: BackupManager, collection: str, chosen: str = "") -> None:
+    """Says on stderr that a collection has no backups, which its name may be wrong for."""
+    connection = manager.connection_manager
+    where = "" if connection is None else f" in database {connection.db_name!r}"
+    print(f"milvault: no backup of {collection!r}{where}{chosen} is there", file=sys.stderr)
 
 
 def _show_table(backups: BackupList) -> None:
