@@ -46,14 +46,17 @@ def moment_of_text(text: str) -> Moment:
     """A moment as a command line has it: ISO 8601 with a zone, or a number as for `hybrid_timestamp`.
 
     Raises:
-        InvalidArgumentError: It is neither.
+        InvalidArgumentError: It is neither, or has no zone.
     """
     if text.isdecimal():
         return int(text)
     try:
-        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         raise InvalidArgumentError(f"{text!r} is no moment: write 2026-11-21T06:30:00Z, or milliseconds") from None
+    if moment.tzinfo is None:
+        raise InvalidArgumentError(f"{text!r} has no time zone: write --as-of {moment.isoformat()}Z")
+    return moment
 
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ._wording import in_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -71,7 +73,7 @@ def run(arguments: Sequence[str], *, session_factory: SessionFactory | None = No
         return _tell({"type": type(error).__name__, "kind": "error", "message": _words(error)}, as_json, FAILED)
     except ValidationError as error:
         # `errors()` would hold what was typed, and with it perhaps a secret: take places and messages alone.
-        words = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors())
+        words = "; ".join(_words_of_field(error.title, one["loc"], one["msg"]) for one in error.errors())
         return _tell({"type": "ValidationError", "kind": "usage", "message": words}, as_json, USAGE)
     except BackupRecoveryError as error:
         return _tell(error.to_dict(), as_json, exit_code_of_kind(error.kind))
@@ -97,7 +99,7 @@ def _tell(error: dict[str, Any], as_json: bool, code: int) -> int:
     if as_json:
         print(json.dumps({"error": error}, indent=2, default=str))
     else:
-        print(f"milvault: {error['message']}", file=sys.stderr)
+        print(f"milvault: {in_options(error['message'])}", file=sys.stderr)
     return code
 
 
@@ -106,6 +108,14 @@ def _tell_usage(error: Any, as_json: bool) -> int:
         return _tell({"type": "UsageError", "kind": "usage", "message": _words(error)}, as_json, USAGE)
     error.show()  # with the usage line and where to find help
     return USAGE
+
+
+def _words_of_field(model: str, place: tuple[int | str, ...], message: str) -> str:
+    # What validators raise has a prefix of pydantic's, and those of a whole model name no place.
+    message, name = message.removeprefix("Value error, "), ".".join(map(str, place))
+    if model == "BackupRecoveryConfig" and name:  # as a file or the environment has it
+        name = f"the setting {name!r}"
+    return f"{name}: {message}" if name else message
 
 
 def _words(error: Any) -> str:

@@ -229,8 +229,50 @@ def test_wrong_usage_exits_with_2_and_says_what(milvault, core, arguments):
 
 def test_a_level_out_of_range_names_field_and_range(milvault):
     _, _, err = milvault("create", "a", "--level", "10")
-    assert "compression_level" in err
-    assert "from 1 to 9" in err
+    assert err == "milvault: --level: must be from 1 to 9, not 10\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("list", "--since", "2020-01-01"), "write --since 2020-01-01T00:00:00Z"),
+        (("restore", "b1", "--as-of", "2020-01-01"), "write --as-of 2020-01-01T00:00:00Z\n"),
+        (("export", "b1", "x.csv", "--as-of", "2020-01-01T06:00"), "write --as-of 2020-01-01T06:00:00Z\n"),
+        (("create", "a", "--native"), "milvault: --native copies the files that Milvus keeps"),
+        (
+            ("restore", "b1", "--on-conflict", "SKIP"),
+            "milvault: --on-conflict: it concerns rows that go into a collection, with --into-existing\n",
+        ),
+        (
+            ("restore", "b1", "--into-existing", "--drop-existing"),
+            "milvault: --into-existing: either it or --drop-existing; rows cannot go into what is replaced\n",
+        ),
+    ],
+    ids=str,
+)
+def test_messages_name_options(milvault, arguments, told):
+    code, _, err = milvault(*arguments)
+    assert code == 2
+    # The frame that typer draws breaks lines.
+    assert told in err or told in " ".join(err.replace("│", " ").split())
+
+
+def test_what_the_core_says_names_options_too_and_leaves_names_alone(milvault, core):
+    message = (
+        "collection 'drop_existing' in /x/milvus_storage/y exists: choose target_collection_name, replace it with "
+        "drop_existing=True, or via=INSERT. Allow more with timeout="
+    )
+    told = (
+        "collection 'drop_existing' in /x/milvus_storage/y exists: choose --target, replace it with "
+        "--drop-existing, or --via INSERT. Allow more with --timeout"
+    )
+    core.answers["restore"] = failure("restore_validation", message)
+    assert milvault("restore", "b1")[2] == f"milvault: {told}\n"
+    assert json.loads(milvault("restore", "b1", "--json")[1])["error"]["message"] == message
+    core.answers["backup"] = failure("timeout", message, started=True)
+    assert milvault("create", "articles")[2].endswith(f"failed: {told}\n")
+    core.answers["backup"] = {"ok": {"metadata": METADATA, "warnings": [message], "verification": None}}
+    assert milvault("create", "articles")[2] == f"milvault: warning: {told}\n"
 
 
 def test_options_reach_the_core(milvault, core):
@@ -278,6 +320,12 @@ def test_settings_come_from_a_file(milvault, core, tmp_path):
     milvault("--config", "m.yaml", "create", "articles")
     assert core.request["compression_level"] == 2
     assert core.configs[-1]["repository"]["root"] == "/from-file"
+
+
+def test_a_setting_that_cannot_be_right_is_named_as_the_file_has_it(milvault, tmp_path):
+    (tmp_path / "m.yaml").write_text("compression_level: 20\n")
+    told = "milvault: the setting 'compression_level': must be from 1 to 9, not 20\n"
+    assert milvault("--config", "m.yaml", "list") == (2, "", told)
 
 
 def test_storage_options_reach_the_core_and_are_never_printed(milvault, core):

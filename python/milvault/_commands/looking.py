@@ -143,8 +143,11 @@ def _time_of(text: str | None) -> datetime.datetime | None:
     if text is None:
         return None
     try:
-        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        time = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no time; write it like 2026-01-31T06:00:00Z", param_hint="--since"
         ) from None
+    if time.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} has no time zone: write --since {time.isoformat()}Z", param_hint="--since")
+    return time

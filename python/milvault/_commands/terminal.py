@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from milvault._metadata import found_damaged, verified_or_damaged
+from milvault._wording import in_options
 from milvault.display import human_bytes, human_duration, human_value
 from milvault.enums import BackupOwner
 
@@ -107,7 +108,10 @@ def show_backup(backup: BackupMetadata) -> None:
 def show_created(result: BackupResult) -> None:
     """How a backup went."""
     if not result.success:
-        print(f"milvault: the backup of {result.collection_name} failed: {result.error_message}", file=sys.stderr)
+        print(
+            f"milvault: the backup of {result.collection_name} failed: {in_options(result.error_message or '')}",
+            file=sys.stderr,
+        )
         return
     files = result.metadata.compressed_size_bytes if result.metadata is not None else None
     proven = ", verified" if result.verification is not None and result.verification.success else ""
@@ -129,7 +133,7 @@ def show_restored(result: RestoreResult) -> None:
         show_warnings(result.warnings)
         return
     if not result.success and not result.failed_partitions:
-        print(f"milvault: the restore failed: {result.error_message}", file=sys.stderr)
+        print(f"milvault: the restore failed: {in_options(result.error_message or '')}", file=sys.stderr)
         return
     proven = {True: ", proven", False: ", NOT proven", None: ""}[result.verification_passed]
     print(
@@ -145,7 +149,7 @@ def show_checked(result: CheckResult) -> None:
     """What a check found, a line each."""
     words = {True: "good", False: "wrong", None: "unknown"}
     for found in result.checks:
-        print(f"{found.name.replace('_', ' ')}: {words[found.success]}: {found.message}")
+        print(f"{found.name.replace('_', ' ')}: {words[found.success]}: {in_options(found.message)}")
 
 
 def show_copied(result: CopyResult) -> None:
@@ -172,7 +176,7 @@ def show_verified(backup: str, result: VerificationResult) -> None:
     else:
         print(f"{backup} is DAMAGED")
         for error in result.errors:
-            print(f"  {error}")
+            print(f"  {in_options(error)}")
         if not result.errors and result.files_failed:
             print(f"  {', '.join(result.files_failed)}")
     show_warnings(result.warnings)
@@ -207,7 +211,7 @@ def show_pruned(outcome: dict[str, Any]) -> None:
         for backup_id, why in named.items():
             print(f"  {word:<7}  {backup_id}  {why}")
     for backup_id, why in outcome["failed"].items():
-        print(f"milvault: {backup_id} could not be deleted: {why}", file=sys.stderr)
+        print(f"milvault: {backup_id} could not be deleted: {in_options(why)}", file=sys.stderr)
 
 
 def _which(planned: dict[str, Any]) -> str:
@@ -227,7 +231,7 @@ def _digest_of(backup: BackupMetadata) -> str | None:
 def show_warnings(warnings: Sequence[str]) -> None:
     """A line for each, on stderr."""
     for warning in warnings:
-        print(f"milvault: warning: {warning}", file=sys.stderr)
+        print(f"milvault: warning: {in_options(warning)}", file=sys.stderr)
 
 
 def _show_pairs(pairs: Sequence[tuple[str, Any]]) -> None:
