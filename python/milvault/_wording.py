@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _OPTIONS = {
@@ -52,8 +53,11 @@ _OPTIONS = {
 }
 """In this order: what has a value stands before the bare name."""
 
-# Whole words that are nobody's name or path: neither within quotes, nor with a slash, a dot or a hyphen beside them.
-_WORDS = re.compile(rf"""(?<![\w'"/.-])(?:{"|".join(map(re.escape, _OPTIONS))})(?:(?<==)|(?![\w'"/-]|\.\w))""")
+
+@functools.cache
+def _words() -> re.Pattern[str]:
+    # Whole words that are nobody's name or path: not within quotes, nor beside a slash, a dot or a hyphen.
+    return re.compile(rf"""(?<![\w'"/.-])(?:{"|".join(map(re.escape, _OPTIONS))})(?:(?<==)|(?![\w'"/-]|\.\w))""")
 
 
 def in_options(message: str) -> str:
@@ -63,4 +67,4 @@ def in_options(message: str) -> str:
         >>> in_options("replace it with drop_existing=True, or choose target_collection_name")
         'replace it with --drop-existing, or choose --target'
     """
-    return _WORDS.sub(lambda found: _OPTIONS[found[0]], message)
+    return _words().sub(lambda found: _OPTIONS[found[0]], message)

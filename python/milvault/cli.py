@@ -6,15 +6,17 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such backup, 11 lock
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._wording import in_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ._seam import SessionFactory
 
@@ -29,12 +31,16 @@ _CODE_OF_KIND = {
     "canceled": INTERRUPTED,
 }
 
+_INTERRUPTION = {"type": "Interrupted", "kind": "interrupted", "message": "interrupted"}
 _INSTALL = "the command line needs typer and rich: pip install 'milvault[cli]'"
 
 
 def main() -> NoReturn:
     """The entry point: runs the command line's arguments and exits."""
-    raise SystemExit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    with _left_at_once_when_interrupted("--json" in arguments), contextlib.suppress(ImportError):
+        from . import _commands  # noqa: F401 - what is missing, `run` tells
+    raise SystemExit(run(arguments))
 
 
 def run(arguments: Sequence[str], *, session_factory: SessionFactory | None = None) -> int:
@@ -85,8 +91,28 @@ def run(arguments: Sequence[str], *, session_factory: SessionFactory | None = No
         return FAILED
     # typer turns KeyboardInterrupt into this exit code, and says nothing.
     if interrupted or code == INTERRUPTED:
-        return _tell({"type": "Interrupted", "kind": "interrupted", "message": "interrupted"}, as_json, INTERRUPTED)
+        return _tell(_INTERRUPTION, as_json, INTERRUPTED)
     return code if isinstance(code, int) else DONE
+
+
+@contextlib.contextmanager
+def _left_at_once_when_interrupted(as_json: bool) -> Iterator[None]:
+    """For the time of imports: they can be interrupted anywhere, and have nothing to clean up."""
+
+    def leave(*_: object) -> None:
+        _tell(_INTERRUPTION, as_json, INTERRUPTED)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # whoever started us wants it ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_code_of_kind(kind: str) -> int:

@@ -494,6 +494,27 @@ def test_interrupting_cancels_cleanly_and_exits_with_130(milvault, core):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_interrupting_while_it_starts_exits_with_130(as_json):
+    script = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name in ("typer", "pydantic"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from milvault.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "list", *(["--json"] if as_json else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130
+    if as_json:
+        assert (json.loads(done.stdout)["error"]["type"], done.stderr) == ("Interrupted", "")
+    else:
+        assert (done.stdout, done.stderr) == ("", "milvault: interrupted\n")
+
+
 def test_without_the_extra_it_says_how_to_install_it():
     script = "import sys; sys.modules['typer'] = None\nfrom milvault.cli import run\nsys.exit(run(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", script, "list"], capture_output=True, text=True)

@@ -16,6 +16,13 @@ def test_every_exported_name_is_there():
         assert getattr(milvault, name) is not None
 
 
+def test_every_exported_name_is_listed_and_comes_from_its_module():
+    script = "import milvault; print(all(name in dir(milvault) for name in milvault.__all__), milvault.errors.__name__)"
+    done = subprocess.run([sys.executable, "-I", "-c", prefix() + script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True milvault.errors\n"
+    assert milvault.BackupList is milvault.results.BackupList
+
+
 def test_every_class_says_where_users_import_it_from():
     # Pickles name a class by it, and hints of a subclass are looked up there.
     for name in milvault.results.__all__:
@@ -27,7 +34,19 @@ def test_every_class_says_where_users_import_it_from():
 
 @pytest.mark.parametrize(
     "module",
-    ["asyncio", "typer", "rich", "yaml", "pymilvus", "milvus_lite", "grpc", "numpy", "pyarrow", "milvault._core"],
+    [
+        "asyncio",
+        "typer",
+        "rich",
+        "yaml",
+        "pymilvus",
+        "milvus_lite",
+        "grpc",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "milvault._core",
+    ],
 )
 def test_importing_is_light(module):
     script = f"assert {module!r} not in sys.modules; import milvault; print({module!r} in sys.modules)"
