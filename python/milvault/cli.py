@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 10 no such backup, 11 lock
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -38,6 +39,8 @@ _INSTALL = "the command line needs typer and rich: pip install 'milvault[cli]'"
 def main() -> NoReturn:
     """The entry point: runs the command line's arguments and exits."""
     arguments = sys.argv[1:]
+    # The first to be registered is called last: then all is done, and the exit code is to be what it is.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with _left_at_once_when_interrupted("--json" in arguments), contextlib.suppress(ImportError):
         from . import _commands  # noqa: F401 - what is missing, `run` tells
     raise SystemExit(run(arguments))

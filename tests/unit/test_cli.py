@@ -515,6 +515,21 @@ main()
         assert (done.stdout, done.stderr) == ("", "milvault: interrupted\n")
 
 
+def test_interrupting_while_the_interpreter_ends_changes_nothing():
+    script = """
+import os, signal
+class Interrupts:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGINT):
+        kill(process, number)
+last = Interrupts()
+from milvault.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("milvault ")
+
+
 def test_without_the_extra_it_says_how_to_install_it():
     script = "import sys; sys.modules['typer'] = None\nfrom milvault.cli import run\nsys.exit(run(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", script, "list"], capture_output=True, text=True)
