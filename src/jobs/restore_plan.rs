@@ -53,7 +53,7 @@ impl Target {
     pub(super) fn takes(&self, staging: &Staging) -> Result<()> {
         let (Self::Replaced(existing), Some(failed)) = (self, staging.failed.keys().next()) else { return Ok(()) };
         let less = format!("partition {failed} cannot be restored");
-        Err(less_than_the_whole(existing, &less, "Restore what is left"))
+        Err(less_than_the_whole(existing, &less, "Restore what is left under another name with target_collection_name"))
     }
 
     /// As [`Target::takes`], of what was chosen: rows by a filter, or some partitions of those that the collection has.
@@ -68,7 +68,9 @@ impl Target {
             (None, Some(lacking)) if chosen => format!("partition {lacking} is not among those that are restored"),
             _ => return Ok(()),
         };
-        Err(less_than_the_whole(existing, &less, "Restore them"))
+        let way_out =
+            "Restore them under another name with target_collection_name, or put them into it with into_existing=True";
+        Err(less_than_the_whole(existing, &less, way_out))
     }
 }
 
@@ -77,7 +79,7 @@ fn less_than_the_whole(existing: &Existing, less: &str, way_out: &str) -> Error 
     refused(
         name,
         format!(
-            "{less}, and a collection is not replaced by less than the whole: '{name}' was not touched. {way_out} under another name with target_collection_name, put them into it with into_existing=True, or drop it first"
+            "{less}, and a collection is not replaced by less than the whole: '{name}' was not touched. {way_out}, or drop it first"
         ),
     )
 }
