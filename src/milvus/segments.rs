@@ -138,16 +138,7 @@ impl Client {
     /// The server's own numbers of a collection.
     pub async fn identity(&self, collection: &str) -> Result<Identity> {
         let described = self.describe_only(collection).await?;
-        let request = self.collection_request(collection);
-        let partitions = self.ask("listing partitions", rpc!(show_partitions, request)).await?;
-        if partitions.partition_ids.len() != partitions.partition_names.len() {
-            return Err(Error::new(
-                Kind::Server,
-                format!("the server does not tell the numbers of the partitions of '{collection}'"),
-            ));
-        }
-        let known = partitions.partition_ids.into_iter().zip(partitions.partition_names);
-        let identities = futures::stream::iter(known)
+        let identities = futures::stream::iter(self.partitions(collection).await?)
             .map(|(id, name)| async move {
                 let loaded = self.loaded(collection, Some(&name)).await?;
                 Ok(PartitionIdentity { id, name, loaded })
@@ -166,6 +157,22 @@ impl Client {
             indexes: indexes.into_iter().map(|index| (index.index_name, index.index_id)).collect(),
             loaded: self.loaded(collection, None).await?,
         })
+    }
+
+    /// The server's own numbers of a collection's partitions, and their names.
+    ///
+    /// # Errors
+    /// [`Kind::Server`] where it does not tell them.
+    pub async fn partitions(&self, collection: &str) -> Result<Vec<(i64, String)>> {
+        let request = self.collection_request(collection);
+        let answer = self.ask("listing partitions", rpc!(show_partitions, request)).await?;
+        if answer.partition_ids.len() != answer.partition_names.len() {
+            return Err(Error::new(
+                Kind::Server,
+                format!("the server does not tell the numbers of the partitions of '{collection}'"),
+            ));
+        }
+        Ok(answer.partition_ids.into_iter().zip(answer.partition_names).collect())
     }
 
     async fn loaded(&self, collection: &str, partition: Option<&str>) -> Result<LoadState> {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
-from milvault import BackupParams
+from milvault import BackupError, BackupParams, PartitionNotFoundError
 from tests.conftest import Milvus
 from tests.faults.proxy import Call, proxy_to
 from tests.recipes import create, plain
@@ -128,6 +128,61 @@ async def test_a_partition_that_is_made_before_the_moment_belongs_to_it(storage_
             assert "late" in backup.metadata.partition_names
             with await manager.open_backup(backup.backup_id, columns=["id"], partition_names=["late"]) as reader:
                 assert sorted(pa.table(reader)["id"].to_pylist()) == list(range(1000, 1020))
+
+
+async def test_a_partition_that_is_dropped_before_its_set_gets_to_it_ends_the_member(server, native, name):
+    names = [f"{name}_{letter}" for letter in "ab"]
+    for one in names:
+        create(server.client, one, plain(60), load=False)
+    server.client.create_partition(names[1], "early")
+    server.client.insert(names[1], list(plain(20, start=1000).rows), partition_name="early")
+    seen: list[str] = []
+
+    def watch(progress: object) -> None:
+        # The first member is being copied: the moment of both is taken.
+        if not seen and getattr(progress, "phase", "") in ("writing", "counting", "verifying", "done"):
+            seen.append("dropped")
+            server.client.drop_partition(names[1], "early")
+
+    async with native(progress_poll_interval=0.01) as manager:
+        made = await manager.create_backups(names, progress=watch)
+        assert seen
+        [first, second] = made.backups
+        first.raise_for_error()
+        assert first.row_count == 60
+        with pytest.raises(BackupError, match=r"'early'.*dropped.*or the set, again"):
+            second.raise_for_error()
+
+
+@pytest.mark.parametrize("chosen", [[], ["early"]], ids=["all", "chosen"])
+async def test_where_a_partition_is_dropped_while_the_moment_is_looked_for_it_is_one_without_it(
+    chosen, server, native, name
+):
+    create(server.client, name, plain(60), load=False)
+    server.client.create_partition(name, "early")
+    server.client.insert(name, list(plain(20, start=1000).rows), partition_name="early")
+    flushes = 0
+
+    def flush(call: Call) -> bytes:
+        nonlocal flushes
+        flushes += 1
+        if flushes == 2:
+            server.client.drop_partition(name, "early")
+        return call.forward()
+
+    how = BackupParams(partition_names=chosen, backup_type="PARTITION" if chosen else "FULL_COLLECTION")
+    with proxy_to(server.uri) as proxy:
+        proxy.add("Flush", flush, times=None)
+        async with native(milvus=Milvus(proxy.uri, "server", server.client)) as manager:
+            if chosen:
+                with pytest.raises(PartitionNotFoundError, match="early"):
+                    await manager.create_backup(name, how)
+                assert list(await manager.list_backups(name)) == []
+                return
+            made = await manager.create_backup(name, how)
+    made.raise_for_error()
+    assert (made.row_count, made.metadata.partition_names) == (60, ["_default"])
+    assert flushes == 4  # the first moment was one that it may have had rows at
 
 
 @pytest.mark.parametrize("code", [600, 0], ids=["by code", "by text"])

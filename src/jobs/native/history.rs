@@ -55,7 +55,7 @@ mod tests {
             "is_level_zero": false, "storage_version": 0});
         let taken = |ago: TimeDelta, segments: Vec<serde_json::Value>| {
             let segments = serde_json::from_value(segments.into()).unwrap();
-            Moment { timestamp, started_at: now() - ago, ended_at: now(), segments }
+            Moment { timestamp, started_at: now() - ago, ended_at: now(), partitions: Vec::new(), segments }
         };
         let since = async |moment| since(&storage, 1, &moment).await.unwrap();
         let hour_before = (1_800_000_000_000 - 3_600_000) << 18;

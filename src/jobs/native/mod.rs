@@ -130,7 +130,7 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
     client.segments(&client.own_name(&request.collection_name).await?).await?;
     recover::interrupted_restores(session, &client, None).await?;
     let mut collection = client.describe(&request.collection_name).await?;
-    let wanted = request.wanted_partitions(&collection)?;
+    request.wanted_partitions(&collection)?; // told before anything is flushed
     let pinned = request.moment.is_some();
     // Another member of a set may not be copied yet.
     let ending = if pinned { Ending::Left } else { Ending::Resumed };
@@ -143,9 +143,16 @@ async fn prepare(session: &Session, request: &BackupRequest) -> Result<(Plan, Co
         collection = client.describe(&collection.name).await?;
         moment
     };
+    let wanted = request.wanted_partitions(&collection)?;
     let indexes = client.indexes(&collection.name).await?;
     let identity = client.identity(&collection.name).await?;
     let chosen = !wanted.is_empty();
+    let is_gone = |number: i64| identity.partitions.iter().all(|now| now.id != number);
+    let mut needed = moment.partitions.iter().filter(|(_, name)| !chosen || wanted.contains(name));
+    if let Some((_, gone)) = needed.find(|(number, _)| is_gone(*number)) {
+        // It may have had rows at the moment, which nothing would say are missing.
+        return Err(changed(&collection.name, gone, "dropped"));
+    }
     let partitions = if chosen { wanted } else { collection.partitions.clone() };
     let plan = Plan { client, storage, collection, indexes, identity, partitions, chosen, pinned, _kept: kept };
     let contents = plan.contents(Some(moment)).await?;
@@ -184,15 +191,16 @@ impl Plan {
     async fn moment(&self) -> Result<Moment> {
         let name = &self.collection.name;
         let moment = taken(&self.client, name).await?;
-        let now = self.client.identity(name).await?;
-        let is_new = |other: &PartitionIdentity| self.identity.partitions.iter().all(|known| known.id != other.id);
-        match now.partitions.iter().find(|other| is_new(other)) {
-            Some(new) if !self.chosen => Err(Error::new(
-                Kind::Backup,
-                format!("partition '{}' of '{name}' was made while the backup began; make the backup again", new.name),
-            )
-            .temporary()),
-            _ => Ok(moment),
+        let now = self.client.partitions(name).await?;
+        let (known, is) = (&self.identity.partitions, |one: &PartitionIdentity, number| one.id == number);
+        if let Some((_, new)) = now.iter().find(|(number, _)| !self.chosen && !known.iter().any(|one| is(one, *number)))
+        {
+            return Err(changed(name, new, "made"));
+        }
+        let is_gone = |one: &&PartitionIdentity| !now.iter().any(|(number, _)| is(one, *number));
+        match known.iter().filter(|one| self.partitions.contains(&one.name)).find(is_gone) {
+            Some(gone) => Err(changed(name, &gone.name, "dropped")),
+            None => Ok(moment),
         }
     }
 
@@ -220,6 +228,11 @@ impl Plan {
         .with("error_code", "segment_missing")
         .with("permissions_issue", false)
     }
+}
+
+fn changed(collection: &str, partition: &str, how: &str) -> Error {
+    let what = format!("partition '{partition}' of '{collection}' was {how} after the moment was looked for");
+    Error::new(Kind::Backup, format!("{what}; make the backup, or the set, again")).temporary()
 }
 
 async fn taken(client: &Client, name: &str) -> Result<Moment> {

@@ -31,6 +31,8 @@ pub struct Moment {
     pub started_at: DateTime<Utc>,
     /// When the segments were listed.
     pub ended_at: DateTime<Utc>,
+    /// The partitions that there were shortly before, by number and name: their rows belong to it.
+    pub partitions: Vec<(i64, String)>,
     /// The segments whose files hold the rows, by number.
     pub segments: Vec<Segment>,
 }
@@ -46,8 +48,9 @@ pub async fn take(collections: &[(Client, String)]) -> Result<Vec<Moment>> {
     while tries < TRIES || begun.elapsed() < TRYING {
         tries += 1;
         let started_at = now();
-        let mut known = Vec::new();
+        let (mut known, mut partitions) = (Vec::new(), Vec::new());
         for (client, name) in collections {
+            partitions.push(client.partitions(name).await?);
             known.push(numbers(&client.segments(name).await?));
         }
         let mut timestamp = u64::MAX;
@@ -64,9 +67,9 @@ pub async fn take(collections: &[(Client, String)]) -> Result<Vec<Moment>> {
             known.extend(numbers(&client.segments(name).await?));
         }
         let mut moments = Vec::new();
-        for ((client, name), known) in collections.iter().zip(&mut known) {
+        for (((client, name), known), partitions) in collections.iter().zip(&mut known).zip(partitions) {
             let segments = settled(client, name, known).await?;
-            moments.push(Moment { timestamp, started_at, ended_at: now(), segments });
+            moments.push(Moment { timestamp, started_at, ended_at: now(), partitions, segments });
         }
         let replaced = known.iter().zip(&moments).any(|(known, moment)| !known.is_subset(&numbers(&moment.segments)));
         if !replaced {
